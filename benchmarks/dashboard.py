@@ -2,8 +2,9 @@
 
     python benchmarks/dashboard.py [iterations=100000] [metrics=100] [gigabytes=10]
 
-Writes a run of that many iterations with so many metrics each, and stored rollouts of that size in all, 256 samples an
-iteration (real files, one written and then copied), then opens it over HTTP as the page does. TMPDIR needs the room.
+Writes one run of that many iterations with so many metrics each, which has stored rollouts of that size in all, 256
+samples an iteration (real files, one written and then copied), then opens it over HTTP as the page does. TMPDIR needs
+the room, which is given back. What else the machine does is in the load that is printed.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ def write_run(folder: Path, iterations: int, metrics: int, gigabytes: float) -> 
     (folder / "run.json").write_text(json.dumps({"recipe": "long", "state": "finished"}))
     noise = np.random.default_rng(0).normal(size=(1000, metrics)).tolist()
     names = ["reward", "entropy", "loss", "grad_norm", *(f"metric_{n}" for n in range(metrics - 4))]
+    rows = [json.dumps(dict(zip(names, values, strict=True)))[1:] for values in noise]
     with open(folder / "metrics.jsonl", "w") as log, open(folder / "timeline.jsonl", "w") as spans:
         for i in range(1, iterations + 1):
-            values = dict(zip(names, noise[i % 1000], strict=True))
-            log.write(json.dumps({"iteration": i, "time": 1e9 + 2.0 * i, **values}) + "\n")
+            log.write(f'{{"iteration": {i}, "time": {1e9 + 2.0 * i}, {rows[i % 1000]}\n')
             for name, lane, start, end in (
                 ("generate", "driver", 0.0, 1.0),
                 ("train", "driver", 1.0, 1.8),
@@ -47,7 +48,7 @@ def write_run(folder: Path, iterations: int, metrics: int, gigabytes: float) -> 
                 ("generate", "engines", 0.0, 1.0),
             ):
                 at = 1e9 + 2.0 * i
-                spans.write(json.dumps({"name": name, "lane": lane, "start": at + start, "end": at + end}) + "\n")
+                spans.write(f'{{"name": "{name}", "lane": "{lane}", "start": {at + start}, "end": {at + end}}}\n')
     return store_rollouts(folder, gigabytes)
 
 
@@ -84,6 +85,8 @@ def main() -> None:
         kept = sum(file.stat().st_size for file in (folder / FOLDER).iterdir()) / 1e9
         print(
             f"{given}: metrics and timeline of {size:,.0f} MB, rollouts of {stored:,} iterations, {kept:.1f} GB",
+            f"load of the machine's {os.cpu_count()} cores: {os.getloadavg()[0]:.1f}",
+            sep="\n",
             flush=True,
         )
         measure(root, run_id(folder.resolve()), stored)
@@ -119,20 +122,25 @@ def measure(root: Path, run: str, stored: int) -> None:
         assert len(ask(f"runs/{run}/groups")["groups"]) == 32
         ask(f"runs/{run}/sample?iteration={stored}&row=3")
         ask(f"runs/{run}/timeline")
-        print(f"groups, tokens and lanes after {after()}", flush=True)
-        peak = 0
+        print(f"groups, tokens and lanes after {after()}: all that the page shows", flush=True)
         while ask(f"runs/{run}/about")["read"] < 1:
-            peak = max(peak, process.memory_info().rss)
             time.sleep(0.1)
         print(f"every number read after {after()}", flush=True)
         looked = time.perf_counter()
         ask(f"runs/{run}/curve?metric=reward&points=600")
         ask(f"runs/{run}/timeline?from=0&to=200000")
         print(f"then a curve and all lanes in {time.perf_counter() - looked:.2f} s")
-        print(f"server: {max(peak, process.memory_info().rss) / 1e6:.0f} MB at most")
+        print(f"server: {peak_memory(server.pid) / 1e6:.0f} MB at most")
     finally:
         server.terminate()
         server.wait()
+
+
+def peak_memory(pid: int) -> int:
+    """Bytes of memory that a process had at most."""
+    told = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (peak,) = (line.split()[1] for line in told if line.startswith("VmHWM:"))
+    return 1024 * int(peak)
 
 
 if __name__ == "__main__":

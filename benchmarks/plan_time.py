@@ -104,8 +104,7 @@ def verdict(span: Span, seconds: float) -> str:
 def planned_time(config: Config, speeds: Speeds) -> IterationTime:
     """What the plan says of the run on such a device."""
     known = architecture_of(config.model)
-    passes = len(Needs.of(config).passes)
-    return iteration_time(config, ModelShape.of(known), RankLayout.of(config), 1e6, passes, speeds)
+    return iteration_time(config, ModelShape.of(known), RankLayout.of(config), 1e6, Needs.of(config), speeds)
 
 
 def measure(case: Case) -> dict[str, float]:

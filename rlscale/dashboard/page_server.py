@@ -31,6 +31,8 @@ _KEPT_S = 120.0
 _MOST_POINTS = 4000
 _FIRST_S, _FOLLOW_S = 0.2, 0.05
 """How long is read on at a time: at first, and beside answers."""
+_PAUSE_S = 0.05
+"""How long after an answer the next question may come, which finds nobody reading."""
 
 
 class PageServer:
@@ -43,7 +45,8 @@ class PageServer:
         self._runs: dict[str, RunAnswers] = {}
         self._runner: web.AppRunner | None = None
         self._following: asyncio.Task[None] | None = None
-        self._answering = 0  # requests that somebody waits for: files are read on after them
+        self._answering, self._answered = 0, 0.0  # requests that somebody waits for, and when the last was answered
+        self._read = 0.0  # when files were read on last
         self._faulty: set[str] = set()  # runs of which a fault was logged
 
     @property
@@ -124,6 +127,7 @@ class PageServer:
             return _json(await asyncio.to_thread(made))
         finally:
             self._answering -= 1
+            self._answered = time.monotonic()
 
     async def _found(self) -> list[Path]:
         """The runs' folders, looked for anew every other second."""
@@ -138,6 +142,7 @@ class PageServer:
             if folder is None:
                 raise UserError("there is no such run any more")
             self._runs[name] = RunAnswers(folder)
+            self._read = time.monotonic()
         return self._runs[name]
 
     async def _follow(self) -> None:
@@ -147,11 +152,17 @@ class PageServer:
             for name, run in list(self._runs.items()):
                 if time.monotonic() - run.asked > _KEPT_S:
                     del self._runs[name]
-                elif self._answering:
+                elif self._is_asked():
                     busy = True
                 else:
                     busy |= not await asyncio.to_thread(self._read_on, name, run)
+                    self._read = time.monotonic()
             await asyncio.sleep(0.02 if busy else _LOOK_EVERY_S)
+
+    def _is_asked(self) -> bool:
+        """Whether somebody waits for an answer, or may ask on in a moment: reading comes after that, but does come."""
+        now = time.monotonic()
+        return (self._answering > 0 or now - self._answered < _PAUSE_S) and now - self._read < _LOOK_EVERY_S
 
     def _read_on(self, name: str, run: RunAnswers) -> bool:
         """Whether all was read. A run that cannot be read is logged once, and looked at again later."""

@@ -18,7 +18,7 @@ from rlscale.observe.tail import Tail, sampled_lines
 
 _SAMPLED_FROM = 8 << 20
 """Bytes of a file of metrics from which a sample of it is shown until all of it is read."""
-_SAMPLED = 1500
+_SAMPLED = 1100
 ENGINES = "engines/"
 """What names of engines' numbers begin with: engines/<address>/running."""
 

@@ -30,13 +30,22 @@ def diff_lines(one: str, other: str) -> Iterator[str]:
     differing = {**gone, **dict(differences(before, after))}
     following = {key for key in differing if (to := _follows(written, key)) and to == _follows(written_after, key)}
     lines = [
-        f"  {key}: {shown_value(old)} -> {shown_value(new)}"
+        f"  {key}: {_shown(before, key, old)} -> {_shown(after, key, new)}"
         for key, (old, new) in differing.items()
         if key not in following
     ]
     more = f", and {len(following)} that follow them" if following else ""
     yield f"{one} -> {other}: {len(lines)} values differ{more}" if lines else f"{one} and {other} say the same"
     yield from lines
+
+
+def _shown(values: Any, key: str, value: Any) -> str:
+    """The value of a key; of one that there is not, as another class has other arguments, that."""
+    for part in key.split("."):
+        if not isinstance(values, Mapping) or part not in values:
+            return "(no such key)"
+        values = values[part]
+    return shown_value(value)
 
 
 def _follows(written: Any, key: str) -> str | None:

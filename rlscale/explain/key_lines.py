@@ -58,8 +58,9 @@ def _section_lines(key: LocatedKey, origins: Origins) -> Iterator[str]:
 
 
 def _value_lines(key: LocatedKey, origins: Origins) -> Iterator[str]:
+    said = list(_about(key, origins))  # first: it raises where there is no such option
     yield f"{key.name} = {_here(key.name, origins)}"
-    yield from (f"  {line}" for line in _about(key, origins))
+    yield from (f"  {line}" for line in said)
     places = origins.of(key.name)
     for number, origin in enumerate(reversed(places)):
         word = "before that" if number else "set by"
@@ -75,6 +76,8 @@ def _value_lines(key: LocatedKey, origins: Origins) -> Iterator[str]:
 def _unset(key: LocatedKey, origins: Origins) -> str:
     if "${" in str(value_at(origins.composition.node, key.name)):
         return "it follows the other key"
+    if key.inside and (key.field is None or about(key.field).options is None):
+        return "as an argument it has the default of what is named there"
     return f"{'the package' if key.inside else 'the schema'}'s default"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,9 @@ DRIVER = "driver"
 ENGINES = "engines"
 EVALUATION = "evaluation"
 PASSES = "passes"
+
+MOST_LANES = 64
+"""Ranks, and engines, that have a lane each; of more there is only what all of them do."""
 
 PHASES = ("generate", "train", "sync")
 """Names of driver spans that the summary lists; every other second of the loop is `other`."""
@@ -44,7 +47,7 @@ class Timeline:
     The driver's lane holds `generate` (waiting for groups), `train`, `sync`, `evaluate`, `checkpoint`: a span inside
     another interrupts it, so the lane's spans never overlap and its seconds add up. Other lanes (`engines`: when the
     rollout service was generating; `evaluation`: when engines of its own were measuring; `passes`: the models' passes
-    over the batch before the steps) may overlap anything.
+    over the batch before the steps; `rank 0`, `engine 127.0.0.1:30000`: what one of them did) may overlap anything.
     """
 
     def __init__(self, folder: Path, *, resumed: bool = False, clock: Callable[[], float] = time.time) -> None:
@@ -85,6 +88,12 @@ class Timeline:
             if not self._file.closed:
                 record = {"name": name, "lane": lane, "start": round(span.start, 4), "end": round(span.end, 4)}
                 self._file.write(jsonl.to_line(record))
+
+    def add_lanes(self, lanes: Mapping[str, Sequence[tuple[str, float, float]]]) -> None:
+        """Record what some others of a kind did: name, start and end by lane; nothing of more than MOST_LANES."""
+        for lane, spans in lanes.items() if len(lanes) <= MOST_LANES else ():
+            for name, start, end in spans:
+                self.add(name, lane, start, end)
 
     def begin_loop(self) -> None:
         """The loop starts now: from here on the driver's spans are counted by `phases`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rlscale.config.derived.needs import Needs
 from rlscale.config.derived.sizes import Sizes
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Placement
@@ -68,9 +69,9 @@ class IterationTime:
 
 
 def iteration_time(
-    config: Config, shape: ModelShape, layout: RankLayout, engine_cache_tokens: float, passes: int, speeds: Speeds
+    config: Config, shape: ModelShape, layout: RankLayout, engine_cache_tokens: float, needs: Needs, speeds: Speeds
 ) -> IterationTime:
-    """The time of an iteration; `passes`: forward passes before the first step, of all models."""
+    """The time of an iteration. What a run only evaluates with engines is no part of it."""
     sizes = Sizes.of(config)
     prompts, longest = config.rollout.max_prompt_tokens, config.rollout.max_response_tokens
     lengths = tuple(share * (prompts + longest) for share in FILLED)
@@ -87,12 +88,14 @@ def iteration_time(
         3 * epochs * forward[1] * again / (ranks * speeds.flops * REACHED[0]) * bubble + exchanged,
     )
     logprobs = Span(
-        passes * forward[0] / (ranks * speeds.flops * REACHED[1]),
-        passes * forward[1] / (ranks * speeds.flops * REACHED[0]),
+        len(needs.passes) * forward[0] / (ranks * speeds.flops * REACHED[1]),
+        len(needs.passes) * forward[1] / (ranks * speeds.flops * REACHED[0]),
     )
-    generate = _generate(config, shape, sizes, engine_cache_tokens, speeds)
-    per_rank = served_bytes(config, shape) / max(config.rollout.gpus_per_engine, 1)
-    sync = Span(per_rank / speeds.inside + 0.2, per_rank / speeds.between + 2.0)
+    generate = sync = Span(0.0, 0.0)
+    if needs.engines and not needs.supervised:
+        generate = _generate(config, shape, sizes, engine_cache_tokens, speeds)
+        per_rank = served_bytes(config, shape) / max(config.rollout.gpus_per_engine, 1)
+        sync = Span(per_rank / speeds.inside + 0.2, per_rank / speeds.between + 2.0)
     trainer = train + logprobs
     shared = config.cluster.placement is Placement.colocated or config.rollout.max_staleness == 0
     whole = (generate + trainer if shared else generate.longer(trainer)) + sync

@@ -63,7 +63,7 @@ def _read(arguments: Sequence[str]) -> _Asked:
     words, why = [part for word in arguments for part in _apart(word)], None
     if "--why" in words:
         at = words.index("--why")
-        if at + 1 == len(words):
+        if at + 1 == len(words) or "=" in words[at + 1] or words[at + 1].startswith("-"):
             raise UserError("--why needs a key: python -m rlscale plan --why trainer.recompute ...")
         why = words[at + 1]
         del words[at : at + 2]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from rlscale.config.schema import Config
 from rlscale.plan.iteration_time import IterationTime, Span
-from rlscale.plan.planned_run import USABLE, Phase, Plan
+from rlscale.plan.planned_run import USABLE, Phase, Plan, untimed
 from rlscale.plan.trainer_memory import GIB
 
 _SHOWN = 0.005 * GIB
@@ -39,8 +39,8 @@ def lines(config: Config, plan: Plan) -> Iterator[str]:
         yield f"  host memory of a machine {sum(plan.host.values()) / GIB:8.1f}  ({kinds(plan.host)})"
     if plan.time is not None:
         yield from _time_lines(plan.time)
-    elif config.rollout.engine_groups:
-        yield "time of an iteration: not estimated with rollout.engine_groups"
+    else:
+        yield f"time of an iteration: not estimated {untimed(config)}"
     worst, without = plan.worst, f" without {' and '.join(plan.uncounted)}" if plan.uncounted else ""
     if plan.uncounted:
         yield f"NOT COUNTED: {', '.join(plan.uncounted)}; add what one more model of its size takes"
@@ -71,10 +71,9 @@ def _worst_of_each(phases: tuple[Phase, ...]) -> Iterator[Phase]:
 
 
 def _time_lines(time: IterationTime) -> Iterator[str]:
-    yield (
-        f"time of an iteration {_seconds(time.whole)}: generate {_seconds(time.generate)}, log-probs "
-        f"{_seconds(time.logprobs)}, train {_seconds(time.train)}, sync {_seconds(time.sync)}"
-    )
+    parts = {"generate": time.generate, "log-probs": time.logprobs, "train": time.train, "sync": time.sync}
+    told = ", ".join(f"{name} {_seconds(span)}" for name, span in parts.items() if span.most)
+    yield f"time of an iteration {_seconds(time.whole)}: {told}"
     speed, used = time.tokens_per_gpu, time.utilisation
     yield (
         f"  {speed.least:,.0f} to {speed.most:,.0f} tokens/s/GPU, MFU in training {used.least:.0%} to {used.most:.0%}; "

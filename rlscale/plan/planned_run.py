@@ -127,9 +127,9 @@ def plan_run(config: Config, architecture: Mapping[str, Any] | None = None) -> P
     engine = min(engines.values(), key=lambda one: one.cached_tokens, default=None)
     sequence = sizes.max_sequence_tokens
     time = None
-    if on_gpu and needs.trains and needs.engines and not config.rollout.engine_groups:
+    if untimed(config) is None:
         cached = engine.cached_tokens if engine is not None else 1e6
-        time = iteration_time(config, shape, layout, cached, len(needs.passes), Speeds())
+        time = iteration_time(config, shape, layout, cached, needs, Speeds())
     beside, unknown = _models_beside(config, sizes)
     unknown += ["draft"] if draft is None else []
     on_cpu = (_on_cpu(config, shape, sizes, layout, ranks, training, beside),)
@@ -148,6 +148,15 @@ def plan_run(config: Config, architecture: Mapping[str, Any] | None = None) -> P
         time=time,
         reach=reach_of(known),
     )
+
+
+def untimed(config: Config) -> str | None:
+    """Why no time of an iteration is estimated; None where it is."""
+    if config.cluster.device is Device.cpu:
+        return "on the CPU: the formula goes by an H100's speeds"
+    if not Needs.of(config).trains:
+        return "where nothing is trained"
+    return "with rollout.engine_groups" if config.rollout.engine_groups else None
 
 
 def _trainer_asleep(ranks: tuple[RankMemory, ...]) -> float:
@@ -193,15 +202,18 @@ def _snapshot(config: Config, shape: ModelShape, needs: Needs) -> dict[str, floa
 def _on_gpus(
     config: Config, ranks: tuple[RankMemory, ...], engine: EngineMemory | None, buckets: float
 ) -> Iterator[Phase]:
-    shared = config.cluster.placement is Placement.colocated and engine is not None
+    needs, shared = Needs.of(config), config.cluster.placement is Placement.colocated and engine is not None
     behind = {"engine, asleep": engine.left_behind} if shared and engine is not None else {}
     for rank in ranks:
         where = f"stage {rank.stage + 1}" if len(ranks) > 1 else "trainer"
         yield Phase("train", where, {**rank.kinds, **behind})
         still = {name: size for name, size in rank.kinds.items() if name not in ("activations", "logits")}
-        yield Phase("log-probs", where, {**still, "activations": rank.activations / 3, "logits": rank.logits, **behind})
-        served = {"engine's weights": engine.weights + engine.left_behind} if shared and engine is not None else {}
-        yield Phase("sync", where, {**still, "buckets": buckets, **served})
+        if needs.passes:
+            passing = {"activations": rank.activations / 3, "logits": rank.logits}
+            yield Phase("log-probs", where, {**still, **passing, **behind})
+        if needs.engines:
+            served = {"engine's weights": engine.weights + engine.left_behind} if shared and engine is not None else {}
+            yield Phase("sync", where, {**still, "buckets": buckets, **served})
         yield Phase("save", where, {**still, **behind})
     if engine is not None:
         asleep = {"trainer, asleep": _trainer_asleep(ranks)} if shared and ranks else {}

@@ -53,6 +53,11 @@ class Platform:
         torch.cuda.set_device(local_rank)
         return Platform(torch.device("cuda", local_rank), "nccl")
 
+    @staticmethod
+    def to_look(device: Device) -> Platform:
+        """The platform of a process that only imports and looks: the CPU where this machine has no such device."""
+        return Platform.of(device if torch.cuda.is_available() else Device.cpu)
+
     @property
     def is_cuda(self) -> bool:
         """Whether tensors live on a GPU."""

@@ -29,6 +29,7 @@ _IDLE = {
     ("router.py", "start"),  # the router, which is no Python
     ("scheduler.py", "on_idle"),  # of an engine that has no requests
     ("detokenizer_manager.py", "event_loop"),
+    ("process_worker.py", "next_call"),  # of a reward, or an object of its own
     ("resource_tracker.py", "main"),  # of multiprocessing, beside whoever spawns
 }
 """Where a process waits to be given something to do: file and function."""

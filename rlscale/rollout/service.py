@@ -247,7 +247,8 @@ class RolloutService:
         intervals, loads = self._admission.intervals(), self._loads.take()
         measures = self._scheduler.measures() | self._client.speculated.take()
         notes = self._journal.take_notes() if self._journal is not None else []
-        return RolloutStats(counters, intervals, measures, loads, notes, *self._client.requests.take())
+        requests, more = self._client.requests.take()
+        return RolloutStats(counters, intervals, measures, loads, notes, requests, more, self._client.busy.take())
 
     async def close(self) -> None:
         """Drop what is in flight and end the background work."""

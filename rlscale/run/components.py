@@ -76,10 +76,13 @@ def check_components(config: Config) -> list[str]:
 
 
 def prepare_imports(device: Device) -> None:
-    """Adapt Megatron to the device before a module of somebody's own imports it, as that of a trainer does."""
+    """Adapt Megatron to the device before a module of somebody's own imports it, as that of a trainer does.
+
+    To the CPU where this machine has no such device: a laptop, or the head of a cluster, that only looks at it.
+    """
     from rlscale.platform.device import Platform
 
-    Platform.of(device, 0).install_megatron()
+    Platform.to_look(device).install_megatron()
     warnings.filterwarnings("ignore", module="megatron")  # what is not installed that would be faster on a GPU
 
 

@@ -5,14 +5,14 @@ const svg = (tag, values, text) => {
   if (text !== undefined) found.textContent = text;
   return found;
 };
-const kinds = { generate: "generate", train: "train", sync: "sync", old_logprobs: "train", ref_logprobs: "train", teacher_logprobs: "train", values: "train" };
+const kinds = { generate: "generate", train: "train", sync: "sync", old_logprobs: "train", ref_logprobs: "train", teacher_logprobs: "train", values: "train", "log-probs": "train" };
 const drawLanes = async () => {
   const run = state.focus, asked = state.lanes;
   const { whole, start, end, lanes } = await ask(`runs/${run}/timeline`, { from: asked.from, to: asked.to });
   if (run !== state.focus) return;
   if (whole === null) return of("lanes").replaceChildren("no timeline yet");
   Object.assign(state.lanes, { start, end, whole });
-  const width = Math.max(300, of("lanes").clientWidth), left = 84, row = 30, scale = (width - left - 8) / (end - start);
+  const width = Math.max(300, of("lanes").clientWidth), left = Math.max(84, ...lanes.map(({ lane }) => 12 + 6.4 * lane.length)), row = 30, scale = (width - left - 8) / (end - start);
   const picture = svg("svg", { viewBox: `0 0 ${width} ${lanes.length * row + 24}` });
   for (let tick = 0; tick <= 4; tick++) {
     const x = left + ((width - left - 8) * tick) / 4;

@@ -108,15 +108,18 @@ class Batch:
         """This batch without a column, if it has that."""
         return Batch(self.offsets, {other: values for other, values in self.columns.items() if other != name})
 
+    def places_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the tokens of these rows are in the columns of tokens, row after row, int64."""
+        lengths = self.lengths[rows]
+        before = np.cumsum(lengths) - lengths
+        return np.arange(lengths.sum()) + np.repeat(self.offsets[rows] - before, lengths)
+
     def select(self, rows: ArrayLike) -> Batch:
         """The given rows (int64, any order), with all their columns."""
         rows = np.asarray(rows, np.int64)
-        lengths = self.lengths[rows]
         offsets = np.zeros(len(rows) + 1, np.int64)
-        np.cumsum(lengths, out=offsets[1:])
-        # Position of every wanted token in the old columns: its own number, moved by where its row was and is.
-        tokens = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
-        pick = {Scope.token: tokens, Scope.segment: rows, Scope.sample: rows}
+        np.cumsum(self.lengths[rows], out=offsets[1:])
+        pick = {Scope.token: self.places_of(rows), Scope.segment: rows, Scope.sample: rows}
         columns = {
             name: values if FIELDS[name].scope is Scope.batch else values[pick[FIELDS[name].scope]]
             for name, values in self.columns.items()

@@ -2,6 +2,9 @@
 
 Tokens, masks, log-probs and versions are lists of numbers; label, messages, tools and info are JSON text. What has
 further axes or another type (routed experts, columns of one's own) is kept as bytes in `arrays`, with type and shape.
+
+What looks into files does without pandas, which would take half a second and 50 MB to import: pyarrow does that for
+`read_table`, for `to_numpy` and for arrays made of lists.
 """
 
 from __future__ import annotations
@@ -90,7 +93,8 @@ def read_groups(path: Path) -> list[Group]:
 
     read_facts(path)
     try:
-        table = pq.read_table(path).combine_chunks()
+        with pq.ParquetFile(path) as file:
+            table = file.read().combine_chunks()
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} cannot be read ({_line(error)})") from error
     lists = {name: _arrays(table.column(name)) for name in ("prompt_tokens", *LISTS)}
@@ -121,7 +125,8 @@ def read_outline(path: Path) -> list[tuple[int, float]]:
 
     read_facts(path)
     try:
-        table = pq.read_table(path, columns=["prompt_index", "reward"])
+        with pq.ParquetFile(path) as file:
+            table = file.read(["prompt_index", "reward"])
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} cannot be read ({_line(error)})") from error
     return list(zip(table.column("prompt_index").to_pylist(), table.column("reward").to_pylist(), strict=True))
@@ -135,7 +140,8 @@ def read_overview(path: Path) -> list[SampleOverview]:
     read_facts(path)
     names = ["prompt_index", "prompt_id", "source", "reward"]
     try:
-        table = pq.read_table(path, columns=[*names, "versions"])
+        with pq.ParquetFile(path) as file:
+            table = file.read([*names, "versions"])
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} cannot be read ({_line(error)})") from error
     columns = (table.column(name).to_pylist() for name in names)
@@ -159,8 +165,8 @@ def read_rows(path: Path, wanted: Sequence[int], *, logprobs: bool = False) -> I
             for batch in file.iter_batches(_ROWS, columns=columns):
                 inside = [row - start for row in chosen if start <= row < start + len(batch)]
                 start += len(batch)
-                for row in batch.take(pa.array(inside, pa.int64())).to_pylist():
-                    yield _row(row)
+                for row in inside:
+                    yield _row(batch.slice(row, 1).to_pylist()[0])
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} cannot be read ({_line(error)})") from error
 
@@ -238,10 +244,13 @@ def _lists(arrays: Sequence[NDArray[Any]]) -> Any:
 
 def _arrays(column: Any) -> list[NDArray[Any]]:
     """The arrays that `_lists` was given."""
+    import pyarrow as pa
+
     lists = column.combine_chunks()
-    values = lists.values.to_numpy(zero_copy_only=False)
-    offsets = lists.offsets.to_numpy()
-    return [values[start:end].copy() for start, end in pairwise(offsets)]
+    values, offsets = lists.values, np.from_dlpack(lists.offsets)
+    packed = pa.types.is_boolean(values.type) or values.null_count
+    whole = values.to_numpy(zero_copy_only=False) if packed else np.from_dlpack(values)
+    return [whole[start:end].copy() for start, end in pairwise(offsets)]
 
 
 def as_json(value: Any, what: str, prompt: Prompt) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +101,16 @@ def spread(groups: Sequence[Group], most: int) -> list[Group]:
     return ordered[:: max(1, len(ordered) // most)][:most] if most else []
 
 
+def _stored(folder: Path) -> Iterator[tuple[int, str]]:
+    """Iterations and names of the files there, of which a long run has tens of thousands; none of no folder."""
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        for entry in entries:
+            stem, dot, end = entry.name.rpartition(".")
+            number = stem.removeprefix(_PREFIX)
+            if dot + end in _FORMATS and number != stem and number.isdecimal():
+                yield int(number), entry.name
+
+
 class StoredRollouts:
     """Reads what a run stored. `folder` is the run's, or the one with the files."""
 
@@ -106,11 +118,10 @@ class StoredRollouts:
         """UserError naming `key` where nothing is stored."""
         self._name = f"{key}={folder}"
         inside = folder / FOLDER
-        every = (inside if inside.is_dir() else folder).glob(f"{_PREFIX}*")
-        files = sorted(file for file in every if file.suffix in _FORMATS)
-        if not files:
+        self._folder = inside if inside.is_dir() else folder
+        self._files = dict(sorted(_stored(self._folder)))
+        if not self._files:
             raise UserError(f"{self._name}: no rollouts are stored there; a run stores them with rollout.store=all")
-        self._files = {int(file.stem.removeprefix(_PREFIX)): file for file in files}
 
     @property
     def iterations(self) -> list[int]:
@@ -119,22 +130,22 @@ class StoredRollouts:
 
     def facts(self, iteration: int) -> dict[str, Any]:
         """What is said of a stored iteration: `weight_version`, `kept`, `groups`, `temperature`, `tokenizer`."""
-        facts: dict[str, Any] = self._read(iteration).read_facts(self._files[iteration])
+        facts: dict[str, Any] = self._read(iteration).read_facts(self._path(iteration))
         return facts
 
     def groups(self, iteration: int) -> list[Group]:
         """The groups of a stored iteration."""
-        groups: list[Group] = self._read(iteration).read_groups(self._files[iteration])
+        groups: list[Group] = self._read(iteration).read_groups(self._path(iteration))
         return groups
 
     def outline(self, iteration: int) -> list[tuple[int, float]]:
         """Index of the prompt and reward of each sample of a stored iteration, without its tokens."""
-        outline: list[tuple[int, float]] = self._read(iteration).read_outline(self._files[iteration])
+        outline: list[tuple[int, float]] = self._read(iteration).read_outline(self._path(iteration))
         return outline
 
     def overview(self, iteration: int) -> list[SampleOverview]:
         """What of each sample of a stored iteration is known without its tokens' values."""
-        overview: list[SampleOverview] = self._read(iteration).read_overview(self._files[iteration])
+        overview: list[SampleOverview] = self._read(iteration).read_overview(self._path(iteration))
         return overview
 
     def samples(
@@ -142,16 +153,19 @@ class StoredRollouts:
     ) -> Iterator[tuple[Prompt, Sample]]:
         """Prompt and sample of some places of an outline, without further arrays, and unless asked for, log-probs."""
         read = self._read(iteration).read_rows
-        found: Iterator[tuple[Prompt, Sample]] = read(self._files[iteration], rows, logprobs=logprobs)
+        found: Iterator[tuple[Prompt, Sample]] = read(self._path(iteration), rows, logprobs=logprobs)
         return found
 
     def trained(self, iteration: int, samples: Mapping[int, Sample]) -> dict[int, TrainedTokens]:
         """What the tokens of samples were trained with, by their places in the outline, of those where it is stored."""
         lengths = {row: len(sample.tokens) for row, sample in samples.items()}
-        return read_trained(self._files[iteration].with_suffix(SUFFIX), lengths)
+        return read_trained(self._path(iteration).with_suffix(SUFFIX), lengths)
 
     def _read(self, iteration: int) -> Any:
-        return _FORMATS[self._files[iteration].suffix]
+        return _FORMATS[self._path(iteration).suffix]
+
+    def _path(self, iteration: int) -> Path:
+        return self._folder / self._files[iteration]
 
     def check_replayable(self, iterations: int, temperature: float) -> None:
         """Whether the first `iterations` can be trained on as they were. UserError that says what to change."""

@@ -8,7 +8,7 @@ import threading
 from multiprocessing.connection import Connection
 from typing import Any
 
-from rlscale.envs.workers.process_worker import end_with_parent
+from rlscale.envs.workers.process_worker import end_with_parent, next_call
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
     try:
         sys.path[:], node, key = connection.recv()
         while True:
-            method, calls = connection.recv()
+            method, calls = next_call(connection)
             try:
                 if built is None:
                     from rlscale.data.target import build_target

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rlscale.config.derived.needed_weights import NeededWeights
 from rlscale.config.derived.request_headers import ROUTED_EXPERTS_HEADER, SAMPLING_SUPPORT_HEADER, TRAJECTORY_HEADER
 from rlscale.rollout.engines.answer_reading import generation_of
+from rlscale.rollout.engines.busy_times import BusyTimes
 from rlscale.rollout.engines.connection import REFUSALS, Connect, HttpConnection
 from rlscale.rollout.engines.generation import Generation, RequestFailed
 from rlscale.rollout.engines.preemptions import Preemptions
@@ -82,7 +83,7 @@ class EngineClient:
         self.kept_cache: CacheHook | None = None
         self.preemptions = Preemptions()
         self.speculated = Speculated()
-        self.requests = RequestSpans()
+        self.requests, self.busy = RequestSpans(), BusyTimes()
 
     def redirect(self, url: str) -> None:
         """Send requests to `url` from now on, also those that are being sent again."""
@@ -135,6 +136,7 @@ class EngineClient:
         self.preemptions.answered(began[0], meta, found.versions)
         self.speculated.answered(meta)
         self.requests.answered(began[1], meta)
+        self.busy.answered(began[1], meta)
 
     async def score(self, token_ids: NDArray[np.int32], **fields: Any) -> NDArray[np.float32]:
         """Log-probs of the given tokens at temperature 1, float32 [n]; the first, which nothing predicts, is 0.

@@ -28,6 +28,7 @@ from rlscale.rollout.engines.engine_loads import EngineLoad
 from rlscale.rollout.evaluation import EvalResult
 from rlscale.rollout.rollout_stats import RolloutStats
 from rlscale.run.disk import checkpoint
+from rlscale.run.disk.run_end import why_ended
 from rlscale.run.disk.run_folder import RunFolder
 from rlscale.run.disk.sample_warnings import DuplicationWarning, LengthWarning
 from rlscale.run.disk.stages import TEACHER
@@ -136,10 +137,16 @@ class Records:
             self.note(line)
         for start, end in stats.intervals:
             self._timeline.add("generate", ENGINES, start, end)
+        spans = {f"engine {engine}": [("generate", *one) for one in times] for engine, times in stats.busy.items()}
+        self._timeline.add_lanes(spans)
         self._generation, self._measures, self._loads = stats.counters, stats.measures, stats.loads
         self._lengths.heed(stats.measures)
         if iteration in self._config.profile.iterations:
             write_requests(self._folder.path, [asdict(one) for one in stats.requests], stats.more_requests)
+
+    def ranks(self, busy: Sequence[Sequence[tuple[str, float, float]]]) -> None:
+        """What each of the trainer's ranks did, and when."""
+        self._timeline.add_lanes({f"rank {number}": times for number, times in enumerate(busy)})
 
     def skipped_steps(self, iteration: int, metrics: dict[str, float]) -> None:
         """Count and say the steps of an iteration that left the weights alone, if there are any."""
@@ -283,7 +290,7 @@ class Records:
         summary.evaluate_seconds = totals.get("evaluate", 0.0)
         summary.checkpoint_seconds = totals.get("checkpoint", 0.0)
         if state is not None:
-            summary.ended = self._why_ended(status, state)
+            summary.ended = why_ended(self._config.run, status, state)
             summary.iterations, summary.steps, summary.weight_version = state.iteration, state.steps, state.version
             if state.eval_before is not None:
                 summary.eval_before, summary.eval_before_metrics = state.eval_before["pass@1"], state.eval_before
@@ -301,20 +308,6 @@ class Records:
         summary.canary_diff_max = counters.get("canary_diff_max")
         summary.ppo_kl_first_step = counters.get("ppo_kl_first_step")
         summary.critic_loss, summary.explained_variance = (counters.get(name) for name in _LAST)
-
-    def _why_ended(self, status: str, state: checkpoint.Progress) -> str:
-        """What ended training, or how far it came."""
-        run = self._config.run
-        if state.iteration >= run.iterations:
-            return f"all {run.iterations} iterations"
-        done = f"after {state.iteration} of {run.iterations} iterations"
-        if status != "finished":
-            return f"{done}; the same command continues" if status == "stopped" else done
-        losses = state.recent_losses
-        if run.stop_loss is None or not losses:
-            return done
-        mean = sum(losses) / len(losses)
-        return f"early, {done}: mean loss of the last {len(losses)} {mean:.3g} < run.stop_loss={run.stop_loss:g}"
 
     def _last_line(self) -> str:
         summary = self._summary

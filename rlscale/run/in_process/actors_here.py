@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from rlscale.run.in_process.stacks_here import ProcessesHere
 from rlscale.run.in_process.standing_clock import StandingClock, StandingLoop
 from rlscale.run.processes.actor_host import Place
 from rlscale.run.processes.actor_processes import Processes
@@ -26,13 +27,6 @@ from rlscale.run.processes.error_log import ErrorLogHandler, log_errors
 _LEAVES_S = 10.0
 _INTERFACE = "GLOO_SOCKET_IFNAME"
 """The variable of a rank's environment that is not only read when a process starts."""
-
-
-class _Nobody(Processes):
-    """There are no processes besides this one."""
-
-    def add(self, *_: Any, **__: Any) -> None:
-        """Nothing to watch."""
 
 
 class _Here:
@@ -59,7 +53,7 @@ class _Handle:
 
     def __getattr__(self, name: str) -> _Method:
         method = getattr(self._actor, name)
-        return _Method(lambda *arguments, **named: self._host.called(method, arguments, named, self._threads))
+        return _Method(lambda *arguments, **named: self._host.called(self, method, arguments, named))
 
 
 class ActorsHere:
@@ -68,6 +62,7 @@ class ActorsHere:
     def __init__(self, clock: StandingClock) -> None:
         self._clock = clock
         self._loop = StandingLoop(clock)
+        self._calls: dict[asyncio.Task[Any], _Handle] = {}
 
     def __enter__(self) -> ActorsHere:
         return self
@@ -103,7 +98,7 @@ class ActorsHere:
 
     def processes(self) -> Processes:
         """See ActorHost."""
-        return _Nobody("here")
+        return ProcessesHere(self._loop, self._calls, self._answers)
 
     def start(self, kind: type, place: Place, *arguments: Any) -> _Handle:
         """See ActorHost. Calls are made at once, unless several may be made, and then in threads."""
@@ -114,17 +109,16 @@ class ActorsHere:
         return _Handle(self, type(kind.__name__, (_Here, kind), {})(*arguments), threads)
 
     def called(
-        self,
-        method: Callable[..., Any],
-        arguments: Sequence[Any],
-        named: dict[str, Any],
-        threads: ThreadPoolExecutor | None,
+        self, handle: _Handle, method: Callable[..., Any], arguments: Sequence[Any], named: dict[str, Any]
     ) -> asyncio.Future[Any]:
         """What comes of a call of an actor."""
         if inspect.iscoroutinefunction(method):
-            return self._loop.create_task(_as_sent(method(*arguments, **named)))
-        if threads is not None:
-            return asyncio.wrap_future(threads.submit(method, *arguments, **named), loop=self._loop)
+            call = self._loop.create_task(_as_sent(method(*arguments, **named)), name=f"call of {method.__qualname__}")
+            self._calls[call] = handle
+            call.add_done_callback(self._calls.pop)
+            return call
+        if handle._threads is not None:
+            return asyncio.wrap_future(handle._threads.submit(method, *arguments, **named), loop=self._loop)
         done: asyncio.Future[Any] = self._loop.create_future()
         try:
             done.set_result(method(*arguments, **named))
@@ -152,6 +146,10 @@ class ActorsHere:
         if (error := ref.exception()) is not None:
             raise error  # `result` forgets the traceback once it has raised it
         return ref.result()
+
+    def _answers(self, refs: Collection[Any], timeout_s: float) -> list[Any]:
+        """What came of those calls that are back in time."""
+        return [ref.result() for ref in self.wait(list(refs), timeout_s)[0] if ref.exception() is None]
 
     def cancel(self, ref: Any) -> None:
         """See ActorHost."""

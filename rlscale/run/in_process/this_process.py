@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from rlscale.platform.stacks import tell_stacks
 from rlscale.run.in_process.actors_here import ActorsHere
 from rlscale.run.in_process.breakpoints import breakpoints
 from rlscale.run.in_process.standing_clock import StandingClock
@@ -15,6 +16,7 @@ from rlscale.run.processes.stop_signal import StopSignal
 @contextmanager
 def in_this_process(stop: StopSignal) -> Iterator[ActorsHere]:
     """A host of actors; in the block `breakpoint()` opens a debugger, and to quit that one asks the run to stop."""
+    tell_stacks()
     clock = StandingClock()
     warnings.filterwarnings("ignore", module="megatron")  # what is not installed that would be faster on a GPU
     with breakpoints(clock, stop.ask), ActorsHere(clock) as here:

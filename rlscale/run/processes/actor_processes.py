@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,9 +107,7 @@ class Processes:
         """
         self._meet()
         found = stacks_of(list(self._actors.values()), self._here)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, stacks in found.items():
-            (folder / f"{_file_name(name)}.txt").write_text(stacks)
+        write_down(folder, found)
         return {name: what for name, stacks in found.items() if (what := doing(stacks)) is not None}
 
     def _look(self) -> None:
@@ -144,6 +142,13 @@ class Processes:
         with contextlib.suppress(RayError):  # the machine is gone, which whoever waits for an actor on it hears
             return None if asked is None else ray.get(asked)
         return None
+
+
+def write_down(folder: Path, stacks: Mapping[str, str]) -> None:
+    """Write the stacks of each process, by its name, into a file of the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in stacks.items():
+        (folder / f"{_file_name(name)}.txt").write_text(text)
 
 
 def _file_name(process: str) -> str:

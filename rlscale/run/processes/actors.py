@@ -7,13 +7,14 @@ or must come after the platform's adaptation happen inside the actors.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import functools
 import logging
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ from rlscale.run.processes.error_log import log_errors
 from rlscale.run.processes.printed_errors import prints_errors
 from rlscale.run.processes.printing import print_anything
 from rlscale.serve.forked_python import NOT_FORKED
+
+_LANE_NAMES = {"send_weights": "sync", "begin_save": "checkpoint"}
+"""What calls of a trainer are called in the lane of its rank; other ones have no place there."""
 
 
 def shown_as(actor: type, log: Path) -> str:
@@ -80,6 +84,7 @@ class TrainerActor(_Actor):
         self._logs_to(log)
         self._rank, self._world_size, self._local_rank, self._threads = rank, world_size, local_rank, threads
         self._trainer: Any = None
+        self._busy: list[tuple[str, float, float]] = []
 
     def preload(self, cpu: bool, trainer: str) -> None:
         """Import the class of the trainer and with it the slow packages, so that `start` does not wait for them."""
@@ -129,16 +134,32 @@ class TrainerActor(_Actor):
 
     def logprobs(self, shard: Any, model: str, temperature: float | None) -> Any:
         """Log-probs of a shard's tokens; see Trainer.logprobs."""
-        return self._trainer.logprobs(shard, model, temperature=temperature)
+        with self._doing("log-probs"):
+            return self._trainer.logprobs(shard, model, temperature=temperature)
 
     def values(self, shard: Any) -> Any:
         """The critic's values of a shard's tokens; see Trainer.values."""
-        return self._trainer.values(shard)
+        with self._doing("values"):
+            return self._trainer.values(shard)
 
     def train_shard(self, shard: Any, version: int, force_old: bool, policy: bool) -> dict[str, float]:
         """One iteration's steps; see Trainer.train_shard."""
-        metrics: dict[str, float] = self._trainer.train_shard(shard, version, force_old, policy)
+        with self._doing("train"):
+            metrics: dict[str, float] = self._trainer.train_shard(shard, version, force_old, policy)
         return metrics
+
+    def busy(self) -> list[tuple[str, float, float]]:
+        """What the rank did since the last call: name, start and end in seconds since 1970."""
+        taken, self._busy = self._busy, []
+        return taken
+
+    @contextlib.contextmanager
+    def _doing(self, name: str) -> Iterator[None]:
+        began = time.time()
+        try:
+            yield
+        finally:
+            self._busy.append((name, began, time.time()))
 
     def state_key(self) -> Any:
         """What Trainer.state_key gives; None of a trainer that cannot copy its state."""
@@ -163,7 +184,8 @@ class TrainerActor(_Actor):
 
     def call(self, method: str, *args: Any) -> Any:
         """Any other method of the trainer: send_weights, save, load, sleep, wake, export, close."""
-        return getattr(self._trainer, method)(*args)
+        with self._doing(_LANE_NAMES[method]) if method in _LANE_NAMES else contextlib.nullcontext():
+            return getattr(self._trainer, method)(*args)
 
     def leave(self) -> None:
         """End what the end of the process would end, where this one is not the actor's own."""

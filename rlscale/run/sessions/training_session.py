@@ -70,6 +70,7 @@ class TrainingSession(Session):
             )
             self._keep_tokens(groups, batch, parts)
             metrics = prepared | self._steps(split(batch, plan))
+        self.records.ranks(self._trainer.busy())
         self.records.skipped_steps(self.state.iteration + 1, metrics)
         self._check_metrics(metrics)
         self._untrained, self._unsynced = False, True

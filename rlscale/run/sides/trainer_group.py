@@ -19,6 +19,7 @@ from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.data.batches.batch import Batch
 from rlscale.data.batches.rank_shard import RankShard
+from rlscale.observe.timeline import MOST_LANES
 from rlscale.run.disk.checkpoint import sums_of
 from rlscale.run.processes.forks import Forks
 from rlscale.run.processes.placement import Layout
@@ -236,7 +237,7 @@ class TrainerGroup:
         column = np.zeros(batch.tokens_total, np.float32)
         for number, answer in zip(self._parts_of, answers, strict=True):
             if answer is not None:  # one rank of each shard answers
-                column[_tokens_of(batch, asked[number].row_ids)] = answer
+                column[batch.places_of(asked[number].row_ids)] = answer
         return column
 
     def _dealt(self, refs: Sequence[Any]) -> list[tuple[Any, Any]]:
@@ -320,6 +321,11 @@ class TrainerGroup:
 
     # ---- the rest ----------------------------------------------------------------------------------------------
 
+    def busy(self) -> list[list[tuple[str, float, float]]]:
+        """What each rank did since the last call; nothing where there are more of them than lanes."""
+        asked = self._ranks if len(self._ranks) <= MOST_LANES else []
+        return self._ask(lambda: [rank.busy.remote() for rank in asked], "asking what the ranks did")
+
     @contextmanager
     def profiled(self, folder: Path, iteration: int) -> Iterator[None]:
         """Every rank records what it computes in the block, and writes it into the folder, unless one is lost."""
@@ -341,10 +347,3 @@ class TrainerGroup:
     def close(self) -> None:
         """End the rank processes."""
         self._actors.end()
-
-
-def _tokens_of(batch: Batch, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where the tokens of these rows are in the batch's token columns, row after row, int64."""
-    lengths = batch.lengths[rows]
-    before = np.cumsum(lengths) - lengths
-    return np.arange(lengths.sum()) + np.repeat(batch.offsets[rows] - before, lengths)

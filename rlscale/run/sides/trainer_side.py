@@ -36,6 +36,9 @@ class TrainerSide(Protocol):
     def columns(self, one: Pass, parts: list[RankShard], batch: Batch) -> NDArray[np.float32]:
         """The column of a pass for every token of a batch divided into `parts`, float32 [tokens_total]."""
 
+    def busy(self) -> list[list[tuple[str, float, float]]]:
+        """What each rank did since the last call: name, start and end (seconds since 1970); nothing of very many."""
+
     def profiled(self, folder: Path, iteration: int) -> AbstractContextManager[None]:
         """Every rank records what it computes in the block, and writes it into the folder."""
 

@@ -175,6 +175,15 @@ def test_what_does_not_exist_is_said_with_the_nearest(key: str, problem: str) ->
     assert problem in str(caught.value)
 
 
+def test_an_option_that_there_is_not_has_no_value_either(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "rollout.sglang.mem_fraction"]) == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_an_argument_that_nobody_gives_has_its_own_default() -> None:
+    assert "  set by nobody: as an argument it has the default of what is named there\n" in explained("env.turns")
+
+
 def test_readers_are_told_apart_from_namesakes_of_other_sections() -> None:
     files = {one.file for one in readers("optim.lr", OptimConfig)}
     assert "rlscale/trainer/megatron/steps/schedule.py" in files
@@ -200,6 +209,7 @@ def test_two_recipes_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
     assert "critic.optim.lr" not in said, "which follows optim.lr in both"
     assert re.match(r"arithmetic -> arithmetic_async: \d+ values differ, and \d+ that follow them\n", said)
     assert list(diff_lines("arithmetic", "arithmetic")) == ["arithmetic and arithmetic say the same"]
+    assert "  algo.loss.dual_clip: (no such key) -> null" in list(diff_lines("qwen3_30b_math", "gsm8k"))
 
 
 def test_two_runs_are_compared_with_what_they_ran_on(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rlscale.observe.timeline import ENGINES, Span, Timeline, read_timeline
+from rlscale.observe.timeline import ENGINES, MOST_LANES, Span, Timeline, read_timeline
 
 
 class Clock:
@@ -15,6 +15,17 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+def test_of_more_than_have_room_none_has_a_lane_of_its_own(tmp_path: Path) -> None:
+    timeline = Timeline(tmp_path)
+    timeline.add_lanes({f"rank {number}": [("train", 1.0, 2.0)] for number in range(MOST_LANES + 1)})
+    timeline.add_lanes({"rank 0": [("train", 1.0, 2.0), ("sync", 2.0, 2.5)]})
+    timeline.close()
+    assert [(one.lane, one.name, one.seconds) for one in read_timeline(tmp_path)] == [
+        ("rank 0", "train", 1.0),
+        ("rank 0", "sync", 0.5),
+    ]
 
 
 def test_phases_add_up_to_the_loop_and_leave_out_what_came_before(tmp_path: Path) -> None:

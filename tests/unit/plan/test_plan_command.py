@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -248,8 +249,25 @@ def test_why_says_what_is_refused_and_what_costs_nothing(capsys: pytest.CaptureF
 
 def test_on_the_cpu_the_processes_themselves_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "parallel.data=2", "rollout.engines=2"]) == 0
-    assert "(processes 3.90, " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "(processes 3.90, " in said
+    assert "time of an iteration: not estimated on the CPU: the formula goes by an H100's speeds" in said
     assert main(["plan", "parallel.data=2", "rollout.engines=2", "cluster.memory_gb=4"]) == 1
+
+
+@pytest.mark.parametrize("evaluated", ["true", "false"])
+def test_a_supervised_run_has_neither_passes_nor_generation_in_its_time(
+    evaluated: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["cluster=node8", "model=qwen3_4b", "cluster.gpu_memory_gb=141", f"eval.enabled={evaluated}"]
+    if evaluated == "true":
+        given += ["rollout.engines=8", "data@eval.data=arithmetic", "eval.data.split=held_out", "reward=arithmetic"]
+    assert main(["plan", "recipe=arithmetic_sft", *given]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (time,) = (line for line in lines if line.startswith("time of an iteration"))
+    assert re.fullmatch(r"time of an iteration (.+): train \1", time)
+    phases = ["train", "sync", "save", "generate"] if evaluated == "true" else ["train", "save"]
+    assert [line.split()[0] for line in lines if re.match(r"  [a-z-]+ +(trainer|engine) ", line)] == phases
 
 
 @pytest.mark.parametrize(
@@ -258,6 +276,7 @@ def test_on_the_cpu_the_processes_themselves_are_counted(capsys: pytest.CaptureF
         (["--why", "trainer.recompite"], "--why trainer.recompite: there is no such key"),
         (["--sole"], "plan does not know '--sole'"),
         (["--why", "model"], "--why model: is a section"),
+        (["--why"], "--why needs a key: python -m rlscale plan --why trainer.recompute ..."),
         (["model.path=somebody/else"], "model.path=somebody/else: is neither downloaded nor one of the shipped models"),
     ],
 )

@@ -160,3 +160,9 @@ def test_a_trainer_that_cannot_copy_its_state_is_refused_only_where_copies_are_a
     missing = r"trainer: own_components\.OnceWritten .*CopiesState: state_key is missing; copy_state"
     with pytest.raises(UserError, match=missing):
         check_components(compose(None, [*own, "checkpoint.in_memory=true"]))
+
+
+def test_the_components_of_a_run_on_gpus_are_looked_at_where_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    own = ["buffer._target_=own_components.made", "cluster=node8", "model=qwen3_30b", "parallel=moe_8gpu"]
+    assert check_components(compose(None, own)) == ["buffer: own_components.made"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,6 +94,24 @@ def test_routed_experts_come_back_and_other_tools_read_the_file(tmp_path: Path) 
     assert row["tokens"] == group(1).samples[0].tokens.tolist()
     assert row["versions"] == [-1] * 4 + [7] * 6
     assert row["messages"] == '[{"role": "user", "content": "gr\\u00f6\\u00dfer als 1?"}]'
+
+
+LOOKS = """
+import sys
+from pathlib import Path
+from rlscale.data.stored.stored_rollouts import StoredRollouts
+stored = StoredRollouts(Path(sys.argv[1]), "run.output")
+assert stored.overview(1) and list(stored.samples(1, [0], logprobs=True)) and stored.outline(1)
+print(stored.iterations, "pandas" in sys.modules)
+"""
+
+
+def test_looking_into_a_file_does_not_import_pandas_nor_mind_what_else_lies_there(tmp_path: Path) -> None:
+    RolloutStore(tmp_path / "rollouts", Store.all, 8, 1.0).write(1, 0, [group(1)])
+    for other in ("iteration_000002.trained.npz", "iteration_old.parquet", "readme.jsonl", ".iteration_000003.parquet"):
+        (tmp_path / "rollouts" / other).touch()
+    told = subprocess.run([sys.executable, "-c", LOOKS, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert told.stdout == "[1] False\n", told.stderr
 
 
 def test_what_json_cannot_hold_is_one_line(tmp_path: Path) -> None:

@@ -40,6 +40,9 @@ class Trainer:
         self.left_out: set[str] = set()
         self.profiles: list[tuple[Path, int, int]] = []
 
+    def busy(self) -> list[list[tuple[str, float, float]]]:
+        return [[("train", float(len(self.trained)), 9.0)]]
+
     @contextmanager
     def profiled(self, folder: Path, iteration: int) -> Iterator[None]:
         before = len(self.trained)
@@ -75,6 +78,9 @@ class Records:
 
     def span(self, name: str) -> AbstractContextManager[None]:
         return nullcontext()
+
+    def ranks(self, busy: list[list[tuple[str, float, float]]]) -> None:
+        self.busy = busy
 
     def rollouts(self, iteration: int, groups: list[Group]) -> None:
         self.shown.append((iteration, len(groups)))
@@ -190,6 +196,12 @@ def test_engines_record_from_where_they_go_on_until_the_groups_of_an_iteration_a
         run.go_on()
         run.train(run.collect())
     assert engines.told == told
+
+
+def test_what_each_rank_did_goes_to_the_timeline_after_its_steps(tmp_path: Path) -> None:
+    run, _ = session(tmp_path)
+    run.train(groups())
+    assert run.records.busy == [[("train", 1.0, 9.0)]], "the steps were made by then"
 
 
 def test_the_ranks_are_told_which_version_their_weights_are(tmp_path: Path) -> None:
