@@ -56,7 +56,7 @@ def pytest_collection_finish() -> None:
     """What importing the tests has made stays to the end: without it, collecting garbage takes a tenth of the time."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 20, 20)
+    gc.set_threshold(50_000, 20, 100)
     gc.enable()
 
 

@@ -106,9 +106,7 @@ LISTS = ["binary_matrix", "n_queens", "spiral_matrix", "string_insertion"]
         (RlveProblems, ["Differentiate", "Integral"]),
     ],
 )
-def test_an_answer_that_is_a_program_is_not_run(
-    maker: type, names: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_answer_that_is_a_program_is_not_run(maker: type, names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the package has Python compute the answer: it would run with all rights of the run."""
     made, program = maker(), "__import__('sys').audit('tests.answer_executed')"
     executed: list[str] = []
