@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gc
 import socket
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture import providers
 
 from tests.extras.extra_packages import extra_packages  # noqa: F401  pytest finds it by name
 from tests.file_order import begin_with
@@ -19,6 +19,9 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))  # scripts, which
 # How long examples take says how busy the machine is, and nothing of what is tested.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+# Hypothesis would parse every imported file of rlscale for constants to try, once the tests are collected; which ones
+# it found would hang on what was imported before.
+providers._get_local_constants = lambda: providers._local_constants
 
 LONGEST = (
     "test_battery.py",
@@ -53,17 +56,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What importing the tests has made stays to the end: without it, collecting garbage takes a tenth of the time.
-
-    Hypothesis would parse every imported file of rlscale, in each process, for constants to try; which ones it found
-    would hang on what was imported before.
-    """
+    """What importing the tests has made stays to the end: without it, collecting garbage takes a tenth of the time."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 20, 20)
+    gc.set_threshold(50_000, 20, 100)
     gc.enable()
-    if (providers := sys.modules.get("hypothesis.internal.conjecture.providers")) is not None:
-        providers._get_local_constants = lambda: providers._local_constants
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 
 from rlscale.config.schema.cluster_config import Device
 from rlscale.platform.process_environment import rank_environment
+from tests.unit.forked import printed_without
 
 FAULTS = """
 import resource
@@ -41,33 +42,26 @@ def _no_tunables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
 
 
-def printed(codes: list[str], environment: dict[str, str]) -> list[int]:
-    """The numbers that pieces of code print, each in a process of its own, forked from one that has imported torch."""
+@pytest.fixture(scope="module")
+def of_a_cpu_rank() -> list[int]:
+    """The numbers that the pieces of code print, each in a fork of a process that has imported torch as a rank does."""
     fork = (
         "import os, torch\n"
-        f"for code in {codes}:\n"
+        f"for code in {[FAULTS, KEPT]}:\n"
         "    os.fork() or (exec(code, dict(torch=torch)), os._exit(0))\n"
         "    os.wait()\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-u", "-c", fork],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("GLIBC_TUNABLES", raising=False)
+        environment = {**os.environ, **rank_environment(Device.cpu, 1)}
+    started = [sys.executable, "-u", "-c", fork]
+    done = subprocess.run(started, env=environment, capture_output=True, text=True, check=True)
     return [int(line) for line in done.stdout.split()]
 
 
-@pytest.fixture(scope="module")
-def of_a_cpu_rank() -> list[int]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("GLIBC_TUNABLES", raising=False)
-        return printed([FAULTS, KEPT], rank_environment(Device.cpu, 1))
-
-
 def test_large_tensors_of_a_rank_on_the_cpu_cost_no_page_faults_once_there_were_some(of_a_cpu_rank: list[int]) -> None:
-    (ordinary,) = printed([FAULTS], {})  # told nothing, as a rank on a GPU, and nothing freed before that it could use
+    # Told nothing, as a rank on a GPU, and nothing freed before that it could use.
+    ordinary = int(printed_without((), f"import ctypes, torch\nctypes.CDLL(None).malloc_trim(0)\n{FAULTS}"))
     assert ordinary > 1000
     assert of_a_cpu_rank[0] * 10 < ordinary
 

@@ -96,8 +96,6 @@ def test_rlve_makes_and_judges_and_keeps_the_global_generators() -> None:
 
 FORMULA_OF_REASONING_GYM = ["countdown", "intermediate_integration", "polynomial_multiplication", "simple_integration"]
 LISTS = ["binary_matrix", "n_queens", "spiral_matrix", "string_insertion"]
-executed: list[str] = []
-sys.addaudithook(lambda event, _: executed.append(event) if event == "tests.answer_executed" else None)
 
 
 @needs_packages
@@ -108,14 +106,20 @@ sys.addaudithook(lambda event, _: executed.append(event) if event == "tests.answ
         (RlveProblems, ["Differentiate", "Integral"]),
     ],
 )
-def test_an_answer_that_is_a_program_is_not_run(maker: type, names: list[str]) -> None:
+def test_an_answer_that_is_a_program_is_not_run(maker: type, names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the package has Python compute the answer: it would run with all rights of the run."""
     made, program = maker(), "__import__('sys').audit('tests.answer_executed')"
+    executed: list[str] = []
+    # No audit hook: it would be called for every event of this process and could not be taken away again.
+    monkeypatch.setattr(sys, "audit", lambda event, *_: executed.append(event))
+    eval(program)
+    assert executed == ["tests.answer_executed"]
+    executed.clear()
     for name in names:
         asked = made.make(name, 0, 4)
         for answer in (program, f"[{program}]", f"x + {program}", f'sin("{program}")', f"sin({program})"):
             assert made.score(name, 0, 4, answer) < 1, name
-        assert executed == [], name
+        assert "tests.answer_executed" not in executed, name
         assert made.score(name, 0, 4, asked.answer) == 1.0, name
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from rlscale.config.errors import UserError
 from rlscale.data.target import resolve_target
 from rlscale.run.commands.check_hook import INPUTS, check_hook, check_reward, kind_of
 from rlscale.trainer.hook_contract import Status, failed
-from tests.unit.forked import printed_without
+from tests.unit.forked import printed_without, typed
 
 DOCS = (Path(__file__).parents[4] / "docs" / "hooks.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", DOCS, flags=re.DOTALL)
@@ -282,8 +281,7 @@ def test_a_kind_that_cannot_be_called_so_is_an_error(folder: Path) -> None:
 
 
 def test_it_runs_as_a_process_in_the_users_folder(folder: Path) -> None:
-    command = [sys.executable, "-m", "rlscale", "check-hook", "my_hooks.leashed", "alpha=0.1"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    done = typed(folder, "check-hook", "my_hooks.leashed", "alpha=0.1")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[0] == "my_hooks.leashed as loss:"
 
