@@ -200,13 +200,7 @@ def differences(
 ) -> tuple[np.ndarray, float]:
     """|trainer - engine| of each generated token, in small and in large micro-batches; CPU seconds of the latter."""
     torch.set_num_threads(1)
-    changes = ["model.create=null", f"model.path={folder}", f"model.dtype={case.dtype.value}"]
-    config = compose("arithmetic", [*changes, f"run.bitwise={bitwise}", f"rollout.temperature={temperature}"])
-    Platform.of(Device.cpu).install_megatron()
-    from rlscale.trainer.megatron.trainer import MegatronTrainer
-
-    trainer = MegatronTrainer(trainer_spec(config, ModelFolders(Path(folder))), 0, 1)
-    trainer.start("127.0.0.1", free_port("127.0.0.1"))
+    trainer = trainer_of(case, folder, temperature, bitwise)
     try:
         batch, found = batch_of(case.prompts(), answers), []
         for most in (256, 4096):
@@ -220,6 +214,18 @@ def differences(
         return np.concatenate(found), seconds
     finally:
         trainer.close()
+
+
+def trainer_of(case: Case, folder: str, temperature: float, bitwise: bool) -> Any:
+    """A trainer of the model, started in this process."""
+    changes = ["model.create=null", f"model.path={folder}", f"model.dtype={case.dtype.value}"]
+    config = compose("arithmetic", [*changes, f"run.bitwise={bitwise}", f"rollout.temperature={temperature}"])
+    Platform.of(Device.cpu).install_megatron()
+    from rlscale.trainer.megatron.trainer import MegatronTrainer
+
+    trainer = MegatronTrainer(trainer_spec(config, ModelFolders(Path(folder))), 0, 1)
+    trainer.start("127.0.0.1", free_port("127.0.0.1"))
+    return trainer
 
 
 def batch_of(prompts: list[list[int]], answers: Answers) -> Batch:

@@ -3,10 +3,10 @@
 A matrix product sums each entry in an order that the library chooses by the number of rows, and attention in one that
 depends on the longest sequence beside it. So the same token has other bits in an engine, which computes it among the
 requests that happen to run, and in the trainer, which computes it among the rows of a micro-batch. Here every order is
-fixed: a product is made of tiles of `TILE` rows, attention sums over spans of `SPAN` keys counted from a sequence's
-first (in bfloat16 as `fused_attention`, where this machine can), and log-probs over blocks of `WORDS` words. Trainer
-and engine compute by these in a run with `run.bitwise`, on the CPU with one thread, and their log-probs are equal bit
-for bit.
+fixed: a product is made of tiles of rows (`invariant_products`), attention sums over spans of `SPAN` keys counted from
+a sequence's first (in bfloat16 as `fused_attention`, where this machine can), and log-probs over blocks of `WORDS`
+words. Trainer and engine compute by these in a run with `run.bitwise`, on the CPU with one thread, and their log-probs
+are equal bit for bit.
 
 Norm, rotary positions and gated activation (`elementwise`) sum within a token only, and need nothing of this.
 """
@@ -14,7 +14,7 @@ Norm, rotary positions and gated activation (`elementwise`) sum within a token o
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,18 +23,7 @@ from torch.nn import functional as F
 
 from rlscale.platform import fused_attention
 from rlscale.platform.cancelling_numbers import factors, terms
-
-TILE = 64
-"""Rows of a matrix product, where there are not enough of them filled up."""
-
-LARGER, SMALLER = (1024, 512, 448, 256), 16
-"""Rows of products that take less time, used for weights of which they give a row the bits that it has among 64."""
-
-OUTPUTS = 16
-"""Columns of a product at the least: fewer are filled up, because libraries take other kernels for them."""
-
-_LINE = 64
-"""Bytes of a cache line."""
+from rlscale.platform.invariant_products import product
 
 KEYS = 64
 """To multiples of this keys and values are filled up. Those behind a query's own add zeros, at the end."""
@@ -65,69 +54,6 @@ SCORES = 1 << 20
 
 _TOGETHER = 32
 """Numbers that torch takes the sigmoid of at a time."""
-
-
-def product(x: Tensor, weight: Tensor) -> Tensor:
-    """x W^T: [n, in], [out, in] -> [n, out], without gradient."""
-    rows, outputs = len(x), len(weight)
-    weight = F.pad(weight, (0, 0, 0, OUTPUTS - outputs)) if outputs < OUTPUTS else _aligned(weight)
-    x, turned = _aligned(x), weight.t()
-    tiles = list(_tiles(rows, lambda size: tile_agrees(size, *weight.shape, x.dtype)))
-    if len(tiles) == 1:  # as in most steps of an engine
-        return _of_tile(x, turned, tiles[0][2])[:, :outputs]
-    result = x.new_empty(rows, len(weight))
-    for start, end, size in tiles:
-        if end - start == size:
-            torch.mm(x[start:end], turned, out=result[start:end])
-        else:
-            result[start:end] = _of_tile(x[start:end], turned, size)
-    return result[:, :outputs]
-
-
-def _of_tile(x: Tensor, turned: Tensor, size: int) -> Tensor:
-    """The product of at most `size` rows as of so many."""
-    rows = len(x)
-    return torch.mm(x, turned) if rows == size else torch.mm(F.pad(x, (0, 0, 0, size - rows)), turned)[:rows]
-
-
-def _tiles(rows: int, agrees: Callable[[int], bool]) -> Iterator[tuple[int, int, int]]:
-    """Start and end of each tile, and its size, which the last may not fill."""
-    start = 0
-    while start < rows:
-        left = rows - start
-        size = next((size for size in LARGER if size <= left and agrees(size)), TILE)
-        if left <= SMALLER and agrees(SMALLER):
-            size = SMALLER
-        yield start, min(start + size, rows), size
-        start += size
-
-
-@functools.cache
-def tile_agrees(size: int, outputs: int, inputs: int, dtype: torch.dtype) -> bool:
-    """Whether a tile of that size gives each of its rows the bits that it has in one of `TILE`, on this machine.
-
-    The libraries behind it promise nothing: in 16 bits some sizes are summed in another order, by the weight's shape.
-    """
-    if outputs < OUTPUTS:
-        return False
-    x, weight = factors((size,), (outputs,), inputs, dtype)
-    filled, turned = F.pad(x, (0, 0, 0, -size % TILE)), weight.t()
-    return torch.equal(torch.mm(x, turned), torch.cat([torch.mm(some, turned) for some in filled.split(TILE)])[:size])
-
-
-def _aligned(x: Tensor) -> Tensor:
-    """The same at an address where a cache line begins: elsewhere a library may begin with another sum.
-
-    The parameters of a trained model lie one after the other in one piece of memory, at any address.
-    """
-    return x if x.data_ptr() % _LINE == 0 and x.is_contiguous() else x.clone(memory_format=torch.contiguous_format)
-
-
-def rows_are_independent(outputs: int, inputs: int, dtype: torch.dtype) -> bool:
-    """Whether a product with a weight of that shape gives rows the same bits in another order, and one by itself."""
-    x, weight = factors((3 * TILE // 2,), (outputs,), inputs, dtype)
-    whole = product(x, weight)
-    return torch.equal(product(x.flip(0), weight).flip(0), whole) and torch.equal(product(x[7:8], weight), whole[7:8])
 
 
 def attention_is_independent(

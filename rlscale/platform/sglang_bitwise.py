@@ -21,6 +21,7 @@ from rlscale.families.latent_attention import scale_of_scores
 from rlscale.families.rotary import Rotary
 from rlscale.platform import batch_invariant, sglang_attention, sglang_bitwise_latent
 from rlscale.platform.elementwise import rms_norm, rotate, swiglu
+from rlscale.platform.invariant_products import product
 from rlscale.platform.rotary_frequencies import frequencies
 
 _KEYS = 2048
@@ -62,9 +63,9 @@ def linears_and_experts(module: Any) -> None:
         outputs, places = [], []
         for expert in chosen.unique().tolist():
             rows, place = (chosen == expert).nonzero(as_tuple=True)
-            hidden = swiglu(batch_invariant.product(x[rows], layer.w13_weight[expert]))
+            hidden = swiglu(product(x[rows], layer.w13_weight[expert]))
             hidden = (hidden * weights[rows, place, None]).to(x.dtype)
-            outputs.append(batch_invariant.product(hidden, layer.w2_weight[expert]))
+            outputs.append(product(hidden, layer.w2_weight[expert]))
             places.append(rows)
         index = torch.cat(places)[:, None].expand(-1, x.shape[1])
         output = torch.zeros_like(x).scatter_add_(0, index, torch.cat(outputs))  # Megatron's, which rounds once

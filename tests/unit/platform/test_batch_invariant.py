@@ -1,7 +1,5 @@
 """Operations with the same bits in every batch, held to float64 and to torch's gradients."""
 
-from typing import Any
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +8,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlscale.platform import batch_invariant as invariant
-from rlscale.platform.cancelling_numbers import factors
 from rlscale.platform.elementwise import rms_norm, rotate, swiglu
 
 TYPES = [torch.float32, torch.bfloat16]
@@ -29,41 +26,6 @@ def test_a_row_of_a_product_has_the_same_bits_in_every_batch(dtype: torch.dtype,
         assert torch.equal(invariant.linear(x[first : first + rows], weight), whole[first : first + rows])
     shuffled = torch.randperm(1400, generator=torch.Generator().manual_seed(2))
     assert torch.equal(invariant.linear(x[shuffled], weight), whole[shuffled])
-
-
-@pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize(("inputs", "outputs"), [(512, 512), (1536, 512)])
-def test_so_has_a_row_whose_sum_is_nothing_but_rounding(dtype: torch.dtype, inputs: int, outputs: int) -> None:
-    """Of ordinary numbers 16 bits show another order in one sum of ten thousand."""
-    x, weight = factors((1100,), (outputs,), inputs, dtype)
-    whole = torch.cat([invariant.linear(some, weight) for some in x.split(64)])
-    for rows in (1, 16, 100, 256, 450, 512, 700, 1100):
-        assert torch.equal(invariant.linear(x[:rows], weight), whole[:rows]), rows
-
-
-@pytest.mark.parametrize("able", [(), (16, 256), (16, 256, 512, 1024)])
-@pytest.mark.parametrize("rows", [1, 16, 17, 64, 65, 80, 81, 1023, 1024, 1300, 2500])
-def test_tiles_follow_one_another_and_have_sizes_that_give_the_same_bits(rows: int, able: tuple[int, ...]) -> None:
-    tiles = list(invariant._tiles(rows, able.__contains__))
-    assert [start for start, _, _ in tiles] == [0, *(end for _, end, _ in tiles[:-1])]
-    assert tiles[-1][1] == rows
-    assert {size for _, _, size in tiles} <= {64, *able}
-    assert all(end - start == size for start, end, size in tiles[:-1])
-
-
-@pytest.mark.parametrize("dtype", TYPES)
-def test_a_tile_that_sums_otherwise_is_not_used(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    invariant.tile_agrees.cache_clear()
-    assert invariant.tile_agrees(256, 64, 32, dtype)
-
-    def mm(x: Tensor, weight: Tensor, **options: Any) -> Tensor:
-        return own(x, weight, **options) if len(x) <= 64 else own(x.flip(1), weight.flip(0)) + 2**-4
-
-    own = torch.mm
-    invariant.tile_agrees.cache_clear()
-    monkeypatch.setattr(torch, "mm", mm)
-    assert not invariant.tile_agrees(256, 64, 32, dtype)
-    invariant.tile_agrees.cache_clear()
 
 
 def test_a_product_is_that_of_float64() -> None:
@@ -196,13 +158,6 @@ def test_logprobs_are_those_of_float64_and_of_each_row_alone(words: int) -> None
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-def test_the_machine_is_asked_whether_rows_are_independent(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert invariant.rows_are_independent(256, 1024, dtype)
-    monkeypatch.setattr(invariant, "product", lambda x, weight: x @ weight.t() + x[0, 0])
-    assert not invariant.rows_are_independent(256, 1024, dtype)
-
-
-@pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize(("heads", "key_heads", "value_size"), [(4, 2, None), (2, 2, None), (2, 2, 24)])
 def test_the_machine_is_asked_whether_attention_is_independent(
     dtype: torch.dtype, heads: int, key_heads: int, value_size: int | None, monkeypatch: pytest.MonkeyPatch
@@ -216,14 +171,3 @@ def test_the_machine_is_asked_whether_attention_is_independent(
     own = invariant.attention
     monkeypatch.setattr(invariant, "attention", at_once)
     assert not invariant.attention_is_independent(heads, key_heads, 16, dtype, value_size)
-
-
-def test_a_product_does_not_depend_on_where_its_weight_lies() -> None:
-    """As parameters in the buffer of Megatron's DDP, whose addresses are any."""
-    x, weight = drawn(96, 16), drawn(16, 16, seed=1)
-    wanted = invariant.product(x, weight)
-    for offset in range(1, 9):
-        memory = torch.empty(offset + weight.numel())
-        moved = memory[offset:].view_as(weight).copy_(weight)
-        assert moved.data_ptr() % 64
-        assert torch.equal(invariant.product(x, moved), wanted)

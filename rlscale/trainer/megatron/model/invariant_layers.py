@@ -11,7 +11,7 @@ from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParall
 from torch import Tensor
 
 from rlscale.config.errors import UserError
-from rlscale.platform import batch_invariant
+from rlscale.platform import batch_invariant, invariant_products
 from rlscale.trainer.megatron.model.attention import PackedAttention
 from rlscale.trainer.megatron.model.expert_router import Router
 from rlscale.trainer.megatron.model.layers import GroupedLinear, WholeLinear
@@ -44,7 +44,7 @@ def _ask_machine(chunk: GPTModel) -> None:
             "run.bitwise out"
         )
     for outputs, inputs, dtype in sorted({*_products(chunk)}, key=str):
-        if not batch_invariant.rows_are_independent(outputs, inputs, dtype):
+        if not invariant_products.rows_are_independent(outputs, inputs, dtype):
             raise UserError(
                 f"run.bitwise=true: on this machine a row of a product with a weight of [{outputs}, {inputs}] has "
                 "other bits beside other rows; leave run.bitwise out"

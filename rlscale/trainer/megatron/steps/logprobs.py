@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rlscale.platform import batch_invariant
+from rlscale.platform.invariant_products import product
 
 TILES = {"cpu": (2048, 1 << 22), "cuda": (4096, 1 << 24)}
 """Tokens of a tile at the most, and logits of a tile (16 and 64 MiB in float32), by kind of device.
@@ -171,7 +172,7 @@ class _Tiles:
         hidden, weight = self.hidden[tokens], self.weight[words]
         tile = self.buffer("logits", hidden.shape[0], weight.shape[0])
         if self._invariant:
-            tile.copy_(batch_invariant.product(hidden, weight)).div_(self.temperature)
+            tile.copy_(product(hidden, weight)).div_(self.temperature)
             if minus is not None:
                 tile.sub_(minus[:, None])
         elif hidden.dtype is tile.dtype:
