@@ -4,11 +4,13 @@
 
 The recipe `arithmetic`, without its warm start unless the words say so. Every few seconds memory (resident, and what
 is the process's own), open files and threads of every process are written down. The table has, for each role, the
-medians of the second and of the last quarter of the run and how much the last is above: a process that is started
-again counts from its own beginning, when it has come to rest. Then the rewards of both quarters, and where prompts and
-tokens went by the run's own accounts, which stop it when they do not balance. 5,000 iterations take hours. Exit code 1
-if something grew by more than 2 %, the rewards fell, an iteration is missing, the run failed, or what this would show
-was not measured: no engine killed, or a role not seen in both quarters.
+medians of the second and of the last quarter of the run and how much the last is above. The first quarter is the
+warm-up, in which everything has happened at least twice but kills (saves and evaluations come every tenth of the run),
+and counts for nothing. A process that is started again counts from its own beginning, when it has come to rest. Then
+the rewards of both quarters, and where prompts and tokens went by the run's own accounts, which stop it when they do
+not balance. 5,000 iterations take hours. Exit code 1 if something grew by more than 2 %, the rewards fell, an iteration
+is missing, the run failed, or what this would show was not measured: no engine killed, or a role not seen in both
+quarters.
 """
 
 from __future__ import annotations

@@ -38,6 +38,7 @@ class Trainer:
         self.trained: list[tuple[RankShard, bool, bool]] = []
         self.metrics: dict[str, float] = {}
         self.left_out: set[str] = set()
+        self.copies = 1
         self.profiles: list[tuple[Path, int, int]] = []
 
     def busy(self) -> list[list[tuple[str, float, float]]]:
@@ -56,6 +57,7 @@ class Trainer:
     def train_shards(
         self, parts: list[RankShard], version: int, *, force_old: bool = False, policy: bool = True
     ) -> dict[str, float]:
+        assert len(parts) == self.copies
         self.trained.append((parts[0], force_old, policy))
         own = {"loss": 0.1, "steps": 1.0, "skipped_steps": 0.0} if policy else {}
         metrics = {"critic_loss": 0.5, "critic_steps": 1.0, "skipped_in_a_row": 0.0} | own | self.metrics
@@ -254,6 +256,13 @@ def test_warm_up_trains_the_critic_alone_and_counts_no_step_of_the_policy(tmp_pa
     assert [(first, policy) for _, first, policy in trainer.trained] == [
         (False, False), (False, False), (True, True), (False, True),
     ]  # fmt: skip
+
+
+def test_batches_are_divided_for_the_copies_that_there_are(tmp_path: Path) -> None:
+    run, trainer = session(tmp_path)
+    for trainer.copies in (1, 2):
+        run.train(groups())
+    assert trainer.trained[0][0].batch.rows > trainer.trained[1][0].batch.rows > 0
 
 
 def test_a_warm_up_of_a_critic_that_is_not_there_changes_nothing(tmp_path: Path) -> None:
