@@ -1,7 +1,10 @@
-"""What the actor of a rank answers for its trainer."""
+"""What the actor of a rank answers for its trainer, and when a launcher is known."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,3 +31,20 @@ def test_a_rank_has_a_key_where_its_trainer_has_all_that_copies_need(lacks: str)
     actor = TrainerActor.__new__(TrainerActor)
     actor._trainer = type("Made", (), {name: getattr(Copies, name) for name in NEEDED if name != lacks})()
     assert actor.state_key() == (None if lacks else (3,))
+
+
+LAUNCHER = """
+import os, sys
+from rlscale.run.processes.actors import LauncherActor
+
+said = os.dup(1)
+launcher = LauncherActor("launcher-0.log", sys.argv[1], sys.argv[1], "key", "127.0.0.1", None, {}, 20.0)
+early = "rlscale.serve.supervisor" not in sys.modules
+os.write(said, f"{early} {launcher.call('dead')}".encode())
+"""
+
+
+def test_a_launcher_is_there_before_it_has_imported_what_it_supervises_with(tmp_path: Path) -> None:
+    """One that is stopped before it can be asked which process it is was waited for for minutes."""
+    command = [sys.executable, "-c", LAUNCHER, str(tmp_path)]
+    assert subprocess.run(command, stdout=subprocess.PIPE, timeout=60, check=True).stdout == b"True []"
