@@ -13,10 +13,11 @@ import functools
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from setproctitle import setproctitle
 
@@ -29,6 +30,8 @@ from rlscale.run.processes.printed_errors import prints_errors
 from rlscale.run.processes.printing import print_anything
 from rlscale.serve.forked_python import NOT_FORKED
 
+if TYPE_CHECKING:  # imported late, see LauncherActor
+    from rlscale.serve.supervisor import Supervisor
 _LANE_NAMES = {"send_weights": "sync", "begin_save": "checkpoint"}
 """What calls of a trainer are called in the lane of its rank; other ones have no place there."""
 
@@ -293,13 +296,20 @@ class LauncherActor(_Actor):
         `engine` is the node `rollout.engine`. `stopped_s`: how long a server that starts may be stopped.
         """
         self._logs_to(f"{logs}/{log}")
-        from rlscale.data.target import instantiate
-        from rlscale.serve.supervisor import Supervisor
 
-        launcher = functools.partial(instantiate, engine, "rollout.engine")
-        self._supervisor = Supervisor(
-            Path(logs), Path(scratch), api_key, host, fork_server=fork_server, engine=launcher, stopped_s=stopped_s
-        )
+        def make() -> Supervisor:
+            from rlscale.data.target import instantiate
+            from rlscale.serve.supervisor import Supervisor
+
+            launcher = functools.partial(instantiate, engine, "rollout.engine")
+            return Supervisor(
+                Path(logs), Path(scratch), api_key, host, fork_server=fork_server, engine=launcher, stopped_s=stopped_s
+            )
+
+        # Imports are slow, and nobody knows which process this is before it answers `whereabouts`: one that is stopped
+        # until then is waited for until the deadline of the start.
+        self._make, self._lock = make, threading.Lock()
+        self._made: Supervisor | None = None
 
     def call(self, method: str, *args: Any) -> Any:
         """Any method of the supervisor: start_engine, start_router, dead, restart, stop, ..."""
@@ -311,7 +321,14 @@ class LauncherActor(_Actor):
 
     def leave(self) -> None:
         """End what the end of the process would end, where this one is not the actor's own."""
-        self._supervisor.stop()
+        if self._made is not None:
+            self._made.stop()
+
+    @property
+    def _supervisor(self) -> Supervisor:
+        with self._lock:  # several calls come at once
+            self._made = self._made or self._make()
+            return self._made
 
 
 def _own_address() -> str:

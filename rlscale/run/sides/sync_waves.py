@@ -25,8 +25,8 @@ class Router(Protocol):
     def withdraw(self, urls: Sequence[str]) -> None:
         """Send these nothing more."""
 
-    def admit(self, urls: Sequence[str]) -> None:
-        """Send them requests, too."""
+    def admit(self, urls: Sequence[str], meanwhile: Callable[[], None] = ...) -> None:
+        """Send them requests, too. `meanwhile` runs until they get some, and may raise."""
 
 
 Drain = Callable[[Sequence[str], Callable[[], None]], None]
@@ -66,7 +66,7 @@ class SyncWaves:
         self.drain(wave, self.sync.watching(version))
         drained = time.perf_counter() - began
         metrics = self.sync.give(version, wave)
-        self.router.admit(wave)
+        self.router.admit(wave, self.sync.watching(version, wave))
         return {**metrics, "sync_waves": 1.0, "sync_drain_seconds": drained}
 
 

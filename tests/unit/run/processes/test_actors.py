@@ -1,7 +1,10 @@
-"""What the actor of a rank answers for its trainer."""
+"""What the actor of a rank answers for its trainer, and when a launcher is known."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -44,3 +47,20 @@ def test_a_rank_tells_once_what_it_did_and_nothing_of_calls_that_are_no_work_of_
     assert [name for name, _, _ in told] == ["train", "sync"]
     assert all(0 < start <= end for _, start, end in told)
     assert actor.busy() == []
+
+
+LAUNCHER = """
+import os, sys
+from rlscale.run.processes.actors import LauncherActor
+
+said = os.dup(1)
+launcher = LauncherActor("launcher-0.log", sys.argv[1], sys.argv[1], "key", "127.0.0.1", None, {}, 20.0)
+early = "rlscale.serve.supervisor" not in sys.modules
+os.write(said, f"{early} {launcher.call('dead')}".encode())
+"""
+
+
+def test_a_launcher_is_there_before_it_has_imported_what_it_supervises_with(tmp_path: Path) -> None:
+    """One that is stopped before it can be asked which process it is was waited for for minutes."""
+    command = [sys.executable, "-c", LAUNCHER, str(tmp_path)]
+    assert subprocess.run(command, stdout=subprocess.PIPE, timeout=60, check=True).stdout == b"True []"

@@ -20,6 +20,7 @@ class Told:
         self.said: list[Any] = []
         self.syncs = 0
         self.fails_at: str | None = None
+        self.stuck: str | None = None
 
     @property
     def urls(self) -> list[str]:
@@ -28,15 +29,22 @@ class Told:
     def withdraw(self, urls: Sequence[str]) -> None:
         self.said.append(("withdraw", *urls))
 
-    def admit(self, urls: Sequence[str]) -> None:
+    def admit(self, urls: Sequence[str], meanwhile: Callable[[], None]) -> None:
+        if self.stuck in urls:
+            meanwhile()
         self.said.append(("admit", *urls))
 
     def drain(self, urls: Sequence[str], meanwhile: Callable[[], None]) -> None:
         meanwhile()
         self.said.append(("drain", *urls))
 
-    def watching(self, version: int) -> Callable[[], None]:
-        return lambda: self.said.append(("watched", "all"))
+    def watching(self, version: int, urls: Sequence[str] = ("all",)) -> Callable[[], None]:
+        def look() -> None:
+            if self.stuck in urls:
+                raise UserError(f"weight sync {version}: {self.stuck} did not answer for 20 s")
+            self.said.append(("watched", *urls))
+
+        return look
 
     def over(self) -> None:
         self.syncs += 1
@@ -83,3 +91,13 @@ def test_new_engines_get_their_weights_without_the_router_which_does_not_know_th
     told: Any = Told()
     SyncWaves(told, told, told.drain, most=1)(7, [URLS[1]])
     assert told.said == [("all", 7, URLS[1])]
+
+
+def test_an_engine_that_is_stuck_when_its_wave_is_over_is_not_waited_for() -> None:
+    """Before the router sends it anything the engine must answer it."""
+    told: Any = Told()
+    told.stuck = URLS[1]
+    with pytest.raises(UserError, match=r"^weight sync 7: http://1 did not answer for 20 s$"):
+        SyncWaves(told, told, told.drain, most=1)(7)
+    assert ("give", 7, URLS[1]) in told.said
+    assert ("admit", URLS[1]) not in told.said

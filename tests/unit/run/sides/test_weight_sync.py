@@ -40,7 +40,7 @@ def test_after_a_recovery_every_wave_of_the_next_sync_is_verified(monkeypatch: p
     trainer: Any = SimpleNamespace(losses=0, connect_engines=lambda *_: None, send_weights=lambda *_: [{"bytes": 1.0}])
     sync.trainer, sync.engines.api_key = trainer, ""
     monkeypatch.setattr(sync, "verify", lambda version, urls: verified.append((version, urls[0])) or 0.0)
-    router: Any = SimpleNamespace(urls=URLS, withdraw=lambda _: None, admit=lambda _: None)
+    router: Any = SimpleNamespace(urls=URLS, withdraw=lambda _: None, admit=lambda *_: None)
     in_waves = SyncWaves(sync, router, lambda *_: None, most=2)
     for version, trainer.losses in enumerate((0, 0, 1, 1)):
         in_waves(version)
