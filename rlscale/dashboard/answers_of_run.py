@@ -21,7 +21,8 @@ from rlscale.observe.tail import end_lines
 _TOTALS = "staleness_tokens/"
 _ACCOUNTS = ("prompts/", "tokens/")
 _LINES, _BYTES = 200, 1 << 16
-_NEWEST_SPANS = 60
+_NEWEST_SPANS, _OF_EACH_KIND = 60, 6
+"""Of the timeline the newest spans are shown first: so many at least, and on average of each lane and name."""
 _GROUPS = 2000
 
 T = TypeVar("T")
@@ -79,7 +80,7 @@ class RunAnswers:
         if whole is None:
             return {"whole": None, "lanes": []}
         zero, last = whole
-        newest = spans.end_of_last(_NEWEST_SPANS) or whole
+        newest = spans.end_of_last(max(_NEWEST_SPANS, _OF_EACH_KIND * spans.kinds)) or whole
         first = zero + start if start is not None else newest[0]
         until = zero + end if end is not None else newest[1]
         until = max(until, first + 1e-3)

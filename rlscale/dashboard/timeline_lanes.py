@@ -42,6 +42,11 @@ class Spans:
             self._kind.append(self._kinds.setdefault(kind, len(self._kinds)))
 
     @property
+    def kinds(self) -> int:
+        """How many there are, by lane and name."""
+        return len(self._kinds)
+
+    @property
     def whole(self) -> tuple[float, float] | None:
         """From when to when there are any, in seconds since 1970."""
         if not len(self):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -17,7 +18,7 @@ _CSS = {
     "generate": "generate",
     "train": "train",
     "sync": "sync",
-    **dict.fromkeys(COLUMNS, "train"),
+    **dict.fromkeys((*COLUMNS, "log-probs"), "train"),
 }
 
 _OF_DRIVER = {"train": "trainer", "sync": "sync", "generate": "waiting"}
@@ -80,12 +81,13 @@ def _drawn(spans: Sequence[Span], window: tuple[float, float], width: int) -> st
     """The lanes of the window as SVG."""
     start, end = window
     lanes = _lanes(spans, start, end)
+    text_width = max([_LABEL, *(12 + 6.4 * len(label) for label, _ in lanes)])
     height = len(lanes) * _ROW + 26
-    scale = (width - _LABEL - 8) / (end - start)
+    scale = (width - text_width - 8) / (end - start)
     marks = []
     seconds = nice_ticks(0.0, end - start, 8 if width == _WIDE else 3)
     for tick, text in zip(seconds, labels(seconds, "figure"), strict=True):
-        x = _LABEL + tick * scale
+        x = text_width + tick * scale
         if x <= width - 8:
             marks.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height - 22}"/>')
             marks.append(f'<text class="tick" x="{x:.1f}" y="{height - 6}" text-anchor="middle">{text} s</text>')
@@ -96,7 +98,7 @@ def _drawn(spans: Sequence[Span], window: tuple[float, float], width: int) -> st
             left, right = max(start, span.start), min(end, span.end)
             css = _CSS.get(span.name, "other") + (" wait" if label == "waiting" else "")
             marks.append(
-                f'<rect class="{css}" x="{_LABEL + (left - start) * scale:.1f}" y="{y:.1f}" rx="2" height="{_BAR}"'
+                f'<rect class="{css}" x="{text_width + (left - start) * scale:.1f}" y="{y:.1f}" rx="2" height="{_BAR}"'
                 f' width="{max(0.8, (right - left) * scale):.1f}">'
                 f"<title>{html_text(span.name)}, {duration(span.seconds)}</title></rect>"
             )
@@ -169,6 +171,7 @@ def lane_of(lane: str, name: str) -> str:
 
 
 def lane_order(label: str) -> tuple[int, str]:
-    """Where a row stands: others' lanes first, by name, then the driver's."""
+    """Where a row stands: others' lanes first, by name and number, then the driver's."""
     last = (*_OF_DRIVER.values(), _OTHER)
-    return (1 + last.index(label) if label in last else 0), label
+    by_number = re.sub(r"\d+", lambda digits: digits[0].zfill(6), label)
+    return (1 + last.index(label) if label in last else 0), by_number

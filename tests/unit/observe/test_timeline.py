@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from rlscale.observe.time_charts import lane_order
 from rlscale.observe.timeline import ENGINES, MOST_LANES, Span, Timeline, read_timeline
 
 
@@ -15,6 +16,12 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+def test_lanes_stand_by_their_numbers_and_those_of_the_driver_last() -> None:
+    lanes = ["trainer", "rank 10", "rank 2", "engines", "engine 127.0.0.1:30000", "waiting"]
+    in_order = ["engine 127.0.0.1:30000", "engines", "rank 2", "rank 10", "trainer", "waiting"]
+    assert sorted(lanes, key=lane_order) == in_order
 
 
 def test_of_more_than_have_room_none_has_a_lane_of_its_own(tmp_path: Path) -> None:
