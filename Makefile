@@ -60,11 +60,21 @@ SMOKE := tests/unit/test_imports.py tests/unit/algo tests/unit/data/batches/test
 smoke: install
 	$(PYTEST) -p tests.forked_workers --forks=$(FORKS) $(SMOKE)
 
-# One core imports the tests; the other fills the folders of packages that some of them use, where they are not there yet.
-# It ends with the tests: where they have passed, so must it have; where not, it is stopped.
+# What needs no torch begins at once, in a pytest process of its own, while one core imports what all others need. What it
+# says follows what they say.
+AHEAD := tests/unit/config tests/unit/explain tests/unit/plan
+AHEAD_SAID := $(SCRATCH)/unit-ahead.txt
+
+# Beside them the folders of packages that some tests use are filled, where they are not there yet. That ends with the
+# tests: where they have passed, so must it have; where not, it is stopped.
 unit: install
-	$(BIN)/python -m tests.extras & filling=$$!; trap 'kill $$filling 2>/dev/null; wait' EXIT; trap 'exit 130' INT; trap 'exit 143' TERM; \
-		$(PYTEST) -p tests.forked_workers --forks=$(FORKS) tests/unit && wait $$filling
+	@mkdir -p $(SCRATCH)
+	$(BIN)/python -m tests.extras & filling=$$!; \
+		$(PYTEST) -p tests.forked_workers --forks=2 $(AHEAD) > $(AHEAD_SAID) 2>&1 & ahead=$$!; \
+		trap 'kill $$filling $$ahead 2>/dev/null; wait' EXIT; trap 'exit 130' INT; trap 'exit 143' TERM; \
+		$(PYTEST) -p tests.forked_workers --forks=$(FORKS) $(AHEAD:%=--ignore=%) tests/unit; others=$$?; \
+		wait $$ahead; own=$$?; cat $(AHEAD_SAID); \
+		test $$others = 0 && test $$own = 0 && wait $$filling
 
 dist: install
 	$(PYTEST) -n logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder tests/dist

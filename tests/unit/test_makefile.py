@@ -1,4 +1,4 @@
-"""What the Makefile does before it installs anything, and with what it starts beside the unit tests."""
+"""What the Makefile does before it installs anything, and with what it starts beside the unit tests and for them."""
 
 from __future__ import annotations
 
@@ -50,39 +50,46 @@ def test_a_venv_of_an_old_python_is_named_as_what_to_remove(tmp_path: Path) -> N
     assert "rlscale needs Python 3.11 or newer: make clean and make PYTHON=python3.11\n" in refused(tmp_path)
 
 
-FILLING = f"""#!{sys.executable}
+STARTED = f"""#!{sys.executable}
 import os, sys, time
 from pathlib import Path
-filling, tests = map(int, Path("statuses").read_text().split())
+filling, tests, ahead = map(int, Path("statuses").read_text().split())
 if "tests.extras" not in sys.argv:
     while not Path("filling").exists():
         time.sleep(0.01)
-    sys.exit(tests)
+    own = "tests/unit" not in sys.argv
+    print("ahead" if own else "others")
+    sys.exit(ahead if own else tests)
 Path("partial").write_text(str(os.getpid()))
 Path("partial").rename("filling")
-time.sleep(0.2 if tests == 0 else 60)
+time.sleep(0.2 if tests == ahead == 0 else 60)
 sys.exit(filling)
 """
 """An interpreter that fills folders, or tests: with these statuses, and for a minute beside tests that fail."""
 
 
-def units(folder: Path, filling: int, tests: int) -> int:
-    """The status of `make unit`, after which nobody fills folders."""
+def units(folder: Path, *statuses: int) -> tuple[int, list[str]]:
+    """The status of `make unit`, after which nobody fills folders, and what its tests print."""
     shutil.copy(ROOT / "Makefile", folder)
-    (folder / "statuses").write_text(f"{filling} {tests}")
+    (folder / "statuses").write_text(" ".join(map(str, statuses)))
     (folder / ".venv/bin").mkdir(parents=True)
     for name in ("requirements.lock", "pyproject.toml", ".venv/installed"):
         (folder / name).touch()
-    (folder / ".venv/bin/python").write_text(FILLING)
+    (folder / ".venv/bin/python").write_text(STARTED)
     (folder / ".venv/bin/python").chmod(0o755)
-    done = subprocess.run(["make", "unit"], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with open(folder / "said", "w") as said:
+        done = subprocess.run(["make", "--silent", "unit"], cwd=folder, stdout=said, stderr=subprocess.DEVNULL)
     with pytest.raises(ProcessLookupError):
         os.kill(int((folder / "filling").read_text()), 0)
-    return done.returncode
+    return done.returncode, (folder / "said").read_text().split()
 
 
-@pytest.mark.parametrize(("filling", "tests", "status"), [(0, 0, 0), (3, 0, 2), (0, 1, 2)])
-def test_what_is_filled_beside_the_unit_tests_ends_with_them_and_must_not_fail(
-    tmp_path: Path, filling: int, tests: int, status: int
+@pytest.mark.parametrize(
+    ("filling", "tests", "ahead", "status"),
+    [(0, 0, 0, 0), (3, 0, 0, 2), (0, 1, 0, 2), (0, 0, 1, 2)],
+    ids=["all is well", "not filled", "a test fails", "a test fails that needs no torch"],
+)
+def test_what_is_begun_beside_the_unit_tests_ends_with_them_and_must_not_fail(
+    tmp_path: Path, filling: int, tests: int, ahead: int, status: int
 ) -> None:
-    assert units(tmp_path, filling, tests) == status
+    assert units(tmp_path, filling, tests, ahead) == (status, ["others", "ahead"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import traceback
 from typing import Any, NamedTuple
@@ -38,6 +37,8 @@ def outcome_of(reward: Reward, call: RewardCall) -> Outcome:
     try:
         value: Any = reward(*call.positional, **call.named)
         if inspect.isawaitable(value):
+            import asyncio  # would take a reward process that needs none longer than all else
+
             value = asyncio.run(_finished(value))
     except BaseException as error:
         return _raised(error)
@@ -46,11 +47,13 @@ def outcome_of(reward: Reward, call: RewardCall) -> Outcome:
 
 async def awaited_outcome_of(reward: Reward, call: RewardCall) -> Outcome:
     """Call a reward that is `async def`, on the running event loop. Only being cancelled is not a failure."""
+    from asyncio import CancelledError
+
     try:
         value: Any = reward(*call.positional, **call.named)
         if inspect.isawaitable(value):
             value = await value
-    except asyncio.CancelledError:
+    except CancelledError:
         raise
     except BaseException as error:
         return _raised(error)

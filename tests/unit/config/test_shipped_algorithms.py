@@ -10,9 +10,7 @@ from typing import Any
 
 import pytest
 
-from rlscale.algo import corrections
 from rlscale.config.checks import check
-from rlscale.config.checks.mismatch_correction import BOUNDS
 from rlscale.config.composition.compose import compose
 from rlscale.config.composition.groups import Groups
 from rlscale.config.schema.algo_config import (
@@ -187,16 +185,6 @@ def test_supervised_training_takes_several_steps(problems: Problems) -> None:
 )
 def test_a_sensible_combination_passes(problems: Problems, overrides: list[str]) -> None:
     assert problems(*overrides) == []
-
-
-@pytest.mark.parametrize("kind", [WeightKind.tis, WeightKind.icepop, WeightKind.mis])
-@pytest.mark.parametrize("upper", [None, 4.0])
-def test_the_checks_know_the_default_bounds(kind: WeightKind, upper: float | None) -> None:
-    """The checks may not import the mathematics, so they hold the default bounds once more."""
-    lower, high = BOUNDS[kind]
-    high = high if upper is None else upper
-    expected = (1 / high if lower is None else lower, high)
-    assert corrections.bounds(kind.value, "mask" if kind is WeightKind.mis else "truncate", None, upper) == expected
 
 
 DOCS = Path(__file__).parents[3] / "docs"

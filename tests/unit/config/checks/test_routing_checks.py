@@ -7,9 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from rlscale.config.composition.compose import compose
-from rlscale.config.derived.needs import AlgoNeeds, Moment
-from rlscale.trainer.objective import Objective
 from tests.unit.config.mixture import MOE
 
 Problems = Callable[..., list[str]]
@@ -94,38 +91,3 @@ def test_a_supervised_stage_before_the_run_is_held_to_it_too(problems: Problems,
     )
     (line,) = problems(*MOE, f"warm_start.recipe={tmp_path / 'stage.yaml'}")
     assert line.startswith(f"warm_start.recipe={tmp_path / 'stage.yaml'}: {ROLLOUT}: supervised training has no")
-
-
-CORRECTION = "algo.correction"
-ALGORITHMS = [
-    [f"algo={name}"]
-    for name in ("grpo", "dr_grpo", "gspo", "sapo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "ppo", "sft")
-] + [
-    ["algo.steps_per_iteration=2"],
-    ["algo.epochs_per_iteration=2"],
-    ["algo.old_logprobs=always"],
-    ["algo.old_logprobs=behaviour"],
-    [BYPASS],
-    [BYPASS, TWO_STEPS],
-    [BYPASS, "algo=ppo"],
-    ["algo/kl=loss"],
-    ["algo.distil_coef=0.5", "teacher.path=a/b"],
-    ["algo/correction=tis"],
-    ["algo/correction=tis", f"{CORRECTION}.normalise=true"],
-    ["algo/correction=mis", f"{CORRECTION}.level=sequence"],
-    ["algo/correction=mis", "algo=gspo"],
-    [f"{CORRECTION}.rejection.veto=1e-4"],
-    [f"{CORRECTION}.rejection.level=token", f"{CORRECTION}.rejection.upper=2"],
-    ["algo/advantage=custom", "algo.advantage.function._target_=a.b", "algo.advantage.reads=[old_logprobs]"],
-    ["algo/advantage=custom", "algo.advantage.function._target_=a.b", "algo.advantage.reads=[ref_logprobs]"],
-]
-
-
-@pytest.mark.parametrize("overrides", ALGORITHMS, ids=" ".join)
-def test_the_checks_know_as_well_as_the_trainer_when_the_pass_for_old_logprobs_is_made(
-    plain_recipe: str, overrides: list[str]
-) -> None:
-    algo = compose(plain_recipe, overrides).algo
-    needs = AlgoNeeds.of_algo(algo)
-    before = [one.column for one in needs.passes_at(Moment.batch)]
-    assert needs.makes("old_logprobs") is (Objective(algo).needs_old or "old_logprobs" in before)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import os
 import re
@@ -12,8 +11,6 @@ import time
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
-
-import numpy as np
 
 from rlscale.envs.score import Failed, Score
 
@@ -83,7 +80,7 @@ def many_moods(response: str, label: Any, info: Any) -> Any:
         case "KeyboardInterrupt":
             raise KeyboardInterrupt
         case "CancelledError":
-            raise asyncio.CancelledError
+            raise importlib.import_module("asyncio").CancelledError
         case "GeneratorExit":
             raise GeneratorExit
         case "long":
@@ -100,6 +97,8 @@ class NoText(Exception):
 
 
 async def patient(response: str, label: Any, info: Any) -> Any:
+    import asyncio
+
     await asyncio.sleep(0.01)
     if response.startswith("sleep"):
         await asyncio.sleep(30)
@@ -121,14 +120,19 @@ def torch() -> Any:
     return importlib.import_module("torch")
 
 
+def numpy() -> Any:
+    """Imported where it is needed, too."""
+    return importlib.import_module("numpy")
+
+
 VALUES: dict[str, Any] = {
     "True": True,
     "int": 2,
-    "numpy": np.float32(0.5),
-    "numpy int": np.int64(3),
-    "numpy bool": np.bool_(True),
-    "array": np.array([0.25]),
-    "array of none": np.array(4.0),
+    "numpy": lambda: numpy().float32(0.5),
+    "numpy int": lambda: numpy().int64(3),
+    "numpy bool": lambda: numpy().bool_(True),
+    "array": lambda: numpy().array([0.25]),
+    "array of none": lambda: numpy().array(4.0),
     "Decimal": Decimal("0.1"),
     "Fraction": Fraction(1, 4),
     "tensor": lambda: torch().tensor(1.5, dtype=torch().bfloat16),
@@ -136,7 +140,7 @@ VALUES: dict[str, Any] = {
     "text": "0.5",
     "long text": lambda: "1" * 10_000_000,
     "list": [1.0],
-    "two": np.array([1.0, 2.0]),
+    "two": lambda: numpy().array([1.0, 2.0]),
     "inf": float("inf"),
     "huge": 10**400,
     "complex": 1j,
