@@ -29,7 +29,7 @@ def main() -> None:
     with torch.no_grad():
         for part, ways in {
             "a trainer's pass": (partial(gated_delta_rule, *drawn(TOKENS)), partial(one_by_one, *drawn(TOKENS))),
-            "a step of an engine": tuple(partial(gated_delta_rule, *drawn(n), state) for n in (1, CHUNK)),
+            "a step of an engine": tuple(partial(gated_delta_rule, *drawn(n), state=state) for n in (1, CHUNK)),
         }.items():
             plain, other = milliseconds(*ways)
             print(f"| {part} | {plain:.1f} ms | {other:.1f} ms ({other / plain:.1f} x) |", flush=True)
