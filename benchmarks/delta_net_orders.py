@@ -19,6 +19,8 @@ from torch import Tensor
 from rlscale.platform.gated_delta_rule import CHUNK, gated_delta_rule, unit_length
 
 SEQUENCES, HEADS, TOKENS, SIZE, TIMES = 16, 16, 256, 128, 5
+Given = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+"""Query, key, value, logarithm of the decay, share."""
 
 
 def main() -> None:
@@ -35,11 +37,11 @@ def main() -> None:
             print(f"| {part} | {plain:.1f} ms | {other:.1f} ms ({other / plain:.1f} x) |", flush=True)
 
 
-def drawn(tokens: int) -> list[Tensor]:
+def drawn(tokens: int) -> Given:
     """What `gated_delta_rule` takes, of so many tokens of each sequence."""
     shape = SEQUENCES, HEADS, tokens
     query, key, value = (torch.randn(*shape, SIZE) for _ in range(3))
-    return [unit_length(query), unit_length(key), value, -torch.rand(shape), torch.rand(shape)]
+    return unit_length(query), unit_length(key), value, -torch.rand(shape), torch.rand(shape)
 
 
 def one_by_one(query: Tensor, key: Tensor, value: Tensor, log_decay: Tensor, share: Tensor) -> Tensor:
