@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rlscale.config.errors import UserError
-from rlscale.platform import batch_invariant
+from rlscale.platform import batch_invariant, invariant_products
 from rlscale.trainer.megatron.model.expert_router import Router
 from rlscale.trainer.megatron.model.invariant_layers import _ask_machine, _products
 
@@ -44,15 +44,21 @@ def test_the_head_is_asked_about_by_blocks_and_the_router_in_the_type_of_its_pro
 
 
 @pytest.mark.parametrize(
-    ("question", "said"),
+    ("asked", "question", "said"),
     [
-        ("rows_are_independent", "a row of a product with a weight of"),
-        ("attention_is_independent", "the attention of a token has other bits beside other tokens"),
+        (invariant_products, "rows_are_independent", "a row of a product with a weight of"),
+        (
+            batch_invariant,
+            "attention_is_independent",
+            "the attention of a token has other bits beside other tokens",
+        ),
     ],
 )
-def test_a_machine_that_says_no_is_refused(question: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_says_no_is_refused(
+    asked: ModuleType, question: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _ask_machine(chunk("softmax", 100))
-    monkeypatch.setattr(batch_invariant, question, lambda *shape: False)
+    monkeypatch.setattr(asked, question, lambda *shape: False)
     with pytest.raises(UserError, match=f"run.bitwise=true: on this machine {said}"):
         _ask_machine(chunk("softmax", 100))
 
