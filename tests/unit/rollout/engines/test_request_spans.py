@@ -6,6 +6,7 @@ import asyncio
 import time
 
 import numpy as np
+import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
@@ -59,5 +60,6 @@ def test_the_client_remembers_by_which_engine_an_answer_is() -> None:
         (found,), _ = client.requests.take()
         assert (found.engine, found.tokens) == ("127.0.0.1:30001", 1)
         assert found.start <= found.end
+        assert client.busy.take() == {"127.0.0.1:30001": [(found.start, pytest.approx(found.end, abs=1.0))]}
 
     asyncio.run(scenario())
