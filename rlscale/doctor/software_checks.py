@@ -42,6 +42,11 @@ def eight_bits(config: Config, facts: Facts) -> Iterator[Finding]:
     have = facts.packages.get("transformer_engine")
     if have is None:
         yield problem(f"trainer.fp8={recipe.value} needs Transformer Engine, which is not installed", "docs/gpus.md")
+    elif not recipe.is_in(have):
+        since = ".".join(map(str, recipe.since))
+        yield problem(
+            f"Transformer Engine {have} does not have trainer.fp8={recipe.value}", f"install {since} or later"
+        )
     else:
         yield ok(f"Transformer Engine {have}")
 

@@ -77,7 +77,7 @@ def _unset(key: LocatedKey, origins: Origins) -> str:
     if "${" in str(value_at(origins.composition.node, key.name)):
         return "it follows the other key"
     if key.inside and (key.field is None or about(key.field).options is None):
-        return "as an argument it has the default of what is named there"
+        return "it has the default of the class or function that takes it"
     return f"{'the package' if key.inside else 'the schema'}'s default"
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from rlscale.config.checks import check
 from rlscale.config.composition.command_words import help_is_shown, recipe_and_overrides
@@ -83,7 +84,7 @@ def _why(asked: _Asked, config: Config, found: Plan) -> Iterator[str]:
     here = _value(config, key)
     worst = found.worst
     yield f"{key}={here}: the fullest phase ({worst.name}) takes {worst.total / GIB:.2f} GiB{_lasting(found)}"
-    others = list(_others(here))
+    others = _others(config, key)
     for value in others:
         try:
             other = compose(asked.recipe, [*asked.overrides, f"{key}={value}"])
@@ -128,13 +129,15 @@ def _value(config: Config, key: str) -> object:
     return value
 
 
-def _others(value: object) -> list[object]:
-    """Values near one: the other truth, half and twice, the other words."""
+def _others(config: Config, key: str) -> list[object]:
+    """Values near that of a key: its other words, the other truth, half and twice."""
+    value: object = config
+    for part in key.split("."):
+        value = value[part] if isinstance(value, Mapping) else getattr(value, part)
+    if isinstance(value, Enum):
+        return [other.name for other in type(value) if other is not value]
     if isinstance(value, bool):
         return [str(not value).lower()]
     if isinstance(value, int):
         return [number for number in (value // 2, value * 2) if number > 0]
-    if isinstance(value, float):
-        return [value / 2, value * 2]
-    words = (("none", "selective", "full"), ("float32", "bfloat16"), ("colocated", "disaggregated"))
-    return [other for group in words if value in group for other in group if other != value]
+    return [value / 2, value * 2] if isinstance(value, float) else []

@@ -82,7 +82,7 @@ class RankMemory:
         """Bytes on the device by kind."""
         return {
             "weights": self.weights,
-            "rounded weights": self.rounded,
+            "copies of weights": self.rounded,
             "gradients": self.gradients,
             "optimizer": self.optimizer,
             "activations": self.activations,

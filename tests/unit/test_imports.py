@@ -50,7 +50,7 @@ PACKAGES = {
     ),
     "serve": allow("aiohttp psutil", "families config platform weights"),
     "rollout": allow("numpy aiohttp", "families config data envs"),
-    "trainer": allow("numpy torch megatron xxhash", "families config platform algo data weights"),
+    "trainer": allow("numpy torch megatron transformer_engine xxhash", "families config platform algo data weights"),
     "observe": allow("rich wandb tensorboard mlflow prometheus_client", "config data"),
     "dashboard": allow("numpy aiohttp", "config data observe"),
     "run": allow("numpy psutil ray hydra", EVERY_PACKAGE),

@@ -63,14 +63,18 @@ class CheckContext:
         """Experts of each layer; 0 in a dense model, and where its config cannot be read."""
         return experts_of(self.architecture or {})
 
+    def architecture_of(self, model: ModelConfig) -> Mapping[str, Any] | None:
+        """The config of a model, the policy's or another; None where it cannot be read."""
+        if model == self.config.model:
+            return self.architecture
+        try:
+            return read_architecture(model)
+        except UserError:
+            return None  # another check says what is wrong with it
+
     def has_experts(self, model: ModelConfig) -> bool | None:
         """Whether a model, the policy's or another, has experts; None where its config cannot be read."""
-        architecture = self.architecture
-        if model != self.config.model:
-            try:
-                architecture = read_architecture(model)
-            except UserError:
-                return None  # another check says what is wrong with it
+        architecture = self.architecture_of(model)
         return None if architecture is None else experts_of(architecture) > 0
 
     def size(self, key: str) -> int | None:

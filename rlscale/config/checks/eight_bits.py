@@ -7,12 +7,11 @@ from functools import partial
 
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.policy_and_critic import Sections, of_policy_and_critic
-from rlscale.config.schema.model_config import DType
+from rlscale.config.schema.model_config import DType, ModelConfig
 from rlscale.config.schema.trainer_config import EightBits
 from rlscale.families import FAMILIES
-
-_COLUMNS = 16
-"""What the columns of both factors of a product in FP8 are a multiple of."""
+from rlscale.families.config_file import complete
+from rlscale.families.split_linears import not_multiple
 
 
 def eight_bits_are_there(context: CheckContext) -> Iterator[str]:
@@ -37,24 +36,26 @@ def _problems(context: CheckContext, sections: Sections, prefix: str) -> Iterato
         yield f"{key} with {prefix}model.lora: adapters beside a base in FP8 have not been tried; leave one of them out"
     if sections.trainer.fake_quant:
         yield f"{key} with trainer.fake_quant=true: weights would be rounded twice; leave one of them out"
-    if not prefix:
-        yield from _of_architecture(context, key)
+    if "moe" in (sections.trainer.megatron.get("recompute_modules") or ()):
+        yield (
+            f"{key} with {prefix}trainer.megatron.recompute_modules=[moe]: experts would be computed again in 16 bits; "
+            "use trainer.recompute=full"
+        )
+    yield from _of_architecture(context, sections.model, recipe, key)
 
 
-def _of_architecture(context: CheckContext, key: str) -> Iterator[str]:
-    if context.architecture is None:
+def _of_architecture(context: CheckContext, model: ModelConfig, recipe: EightBits, key: str) -> Iterator[str]:
+    architecture = context.architecture_of(model)
+    if architecture is None or str(architecture.get("model_type")) not in FAMILIES:
         return
-    family = FAMILIES[str(context.architecture["model_type"])]
+    family = FAMILIES[str(architecture["model_type"])]
     if not family.of_transformer_engine:
         yield f"{key}: Transformer Engine has no layers of {family.model_type}; use none"
         return
-    ranks = context.config.parallel.tensor
-    split = (context.config.parallel.expert_tensor or 1) if context.experts else ranks
-    for name, parts in (("hidden_size", 1), ("intermediate_size", ranks), ("moe_intermediate_size", split)):
-        size = context.size(name)
-        if size is not None and size % (_COLUMNS * parts):
-            over = f" over {parts} ranks" if parts > 1 else ""
-            yield f"{key}: {name}={size}{over} is no multiple of {_COLUMNS}, as products in FP8 need it; use none"
+    parallel = context.config.parallel
+    ranks = parallel.tensor, parallel.expert_tensor or 1
+    if problem := not_multiple(complete(architecture), recipe.multiple, *ranks):
+        yield f"{key}: {problem}; use another layout, or none"
 
 
 EIGHT_BITS_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (eight_bits_are_there,)

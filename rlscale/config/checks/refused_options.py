@@ -57,7 +57,7 @@ TRANSFORMER: Refused = {
         "cuda_graph_scope cuda_graph_use_single_mempool cuda_graph_retain_backward_graph cuda_graph_warmup_steps",
         _GRAPHS,
     ),
-    # 8 and 4 bits: without Transformer Engine nothing happens, and nobody pads micro-batches to what its matrices take.
+    # 8 and 4 bits: without Transformer Engine nothing happens; with it trainer.fp8 says which, and pads for it.
     **_all("fp8 fp4 quant_recipe", EIGHT_BITS, None),
     **_all("fp8_param fp4_param use_kitchen use_kitchen_attention activation_func_fp8_input_store", EIGHT_BITS, *OFF),
     **_all(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -35,14 +36,14 @@ class RoutingReplay(Enum):
 
 
 class EightBits(Enum):
-    """In what the products of linears of transformer layers are made: a recipe of Transformer Engine's for FP8.
+    """How the linears of transformer layers are computed: by one of Transformer Engine's recipes for FP8, or none.
 
-    Numbers are e4m3 (the gradients of `tensorwise` e5m2), their products add up in float32. Those with a memory of
+    Numbers are e4m3 (the gradients of `tensorwise` e5m2), their products add up in float32. Recipes with a memory of
     earlier iterations (delayed scaling) are left out: a run that goes on from a checkpoint would not go on as it was.
     """
 
     none = "none"
-    """In none: they are made in `model.dtype`."""
+    """Not in FP8: in `model.dtype`."""
     tensorwise = "tensorwise"
     """A scale for each tensor, by its largest number (current scaling)."""
     blockwise = "blockwise"
@@ -51,9 +52,19 @@ class EightBits(Enum):
     """A power of two for every 32 numbers; GPUs from Blackwell on."""
 
     @property
-    def tokens(self) -> int:
-        """What the tokens of a micro-batch on a rank must be a multiple of, for the gradients' products of weights."""
+    def multiple(self) -> int:
+        """What tokens of a rank's micro-batch, and the rows and columns of its weights, must be multiples of."""
         return {EightBits.none: 1, EightBits.mxfp8: 32}.get(self, 16)
+
+    @property
+    def since(self) -> tuple[int, int]:
+        """The first version of Transformer Engine that has it."""
+        return {EightBits.tensorwise: (2, 2), EightBits.blockwise: (2, 3)}.get(self, (2, 1))
+
+    def is_in(self, version: str) -> bool:
+        """Whether Transformer Engine of a version, such as "2.8.0", has it."""
+        major, minor, *_ = [int(part) for part in re.findall(r"\d+", version)] + [0, 0]
+        return (major, minor) >= self.since
 
 
 class Mtp(Enum):
@@ -103,7 +114,7 @@ class TrainerConfig(Section):
     fake_quant: bool = False
     """Compute with weights rounded as engines hold them (`rollout.weights`), and train what is rounded: QAT."""
     fp8: EightBits = key(EightBits.none, shared="the critic and the policy train on the same micro-batches")
-    """Make the products of layers' linears in FP8, on GPUs (Transformer Engine): none, tensorwise, blockwise, mxfp8."""
+    """Compute the linears of layers in FP8, on GPUs (Transformer Engine): none, tensorwise, blockwise or mxfp8."""
     threads: int | None = bounded(1, at_least=1, limit=CORES, scope=Scope.execution, shared=_ONE_PROCESS)
     """CPU threads of each rank; null: its share of the cores (1 on GPUs)."""
     megatron: dict[str, Any] = passed_on("transformer")

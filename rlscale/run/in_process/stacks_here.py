@@ -14,7 +14,8 @@ from typing import Any
 import psutil
 
 from rlscale.platform.stacks import doing
-from rlscale.run.processes.actor_processes import Processes, write_down
+from rlscale.run.processes.actor_processes import Processes, told_apart, write_down
+from rlscale.run.processes.stacks_of_actors import of_fleet
 from rlscale.serve.spied_stacks import spied_families
 
 _ANSWER_S = 10.0
@@ -45,7 +46,7 @@ class ProcessesHere(Processes):
 
     def add(self, name: str, log: Path, actor: Any, *, servers: bool = False) -> None:
         """See Processes. There is nothing to watch; the name says who waits."""
-        self._names[actor] = name
+        self._names[actor] = told_apart(name, log, self._names.values())
         if servers:
             self._launchers.append(actor)
 
@@ -56,9 +57,11 @@ class ProcessesHere(Processes):
 
     def write_stacks(self, folder: Path) -> dict[str, str]:
         """See Processes. Of this process: where each task of the loop waits, and the stacks of its threads."""
-        said = {
-            self._names.get(actor, "the run"): where for call, actor in self._calls.items() if (where := _where(call))
-        }
+        said: dict[str, str] = {}
+        for call, actor in self._calls.items():
+            if (where := _where(call)) is not None:
+                name = self._names.get(actor, "the run")
+                said[name] = f"{said[name]} and in {where}" if name in said else where
         here = {_TASKS: "\n".join(_task(one) for one in asyncio.all_tasks(self._loop)), _THREADS: _threads()}
         others = self._servers() | _rewards()
         write_down(folder, here | others)
@@ -67,8 +70,9 @@ class ProcessesHere(Processes):
     def _servers(self) -> dict[str, str]:
         """The stacks of the servers' processes, as far as they can be told."""
         found: dict[str, str] = {}
-        for told in self._answers([launcher.stacks.remote() for launcher in self._launchers], _ANSWER_S):
-            found |= told
+        for launcher in self._launchers:
+            for told in self._answers([launcher.stacks.remote()], _ANSWER_S / len(self._launchers)):
+                found |= of_fleet(self._names[launcher], told)
         return found
 
 

@@ -44,6 +44,11 @@ class Frozen:
         return f"{self.name} (process {self.pid}) has been stopped for {self.seconds:.0f} s"
 
 
+def told_apart(name: str, log: Path, taken: Collection[str]) -> str:
+    """The name of an actor; one that is taken gets the folder of its log before it."""
+    return f"{log.parent.name}: {name}" if name in taken else name
+
+
 class Processes:
     """The actors of a run by their ids. Machines besides this one are asked by Ray, less often."""
 
@@ -61,8 +66,7 @@ class Processes:
 
         A name that is taken gets the folder of its log before it. `servers`: it has the method `stacks`, too.
         """
-        if name in {actor.name for actor in (*self._starting, *self._actors.values())}:
-            name = f"{log.parent.name}: {name}"
+        name = told_apart(name, log, {actor.name for actor in (*self._starting, *self._actors.values())})
         asked = actor.whereabouts.remote()
         self._starting.append(Watched(name, log, actor, asked, Patience(self._clock), servers))
 

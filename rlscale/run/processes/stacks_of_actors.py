@@ -35,9 +35,14 @@ def stacks_of(actors: Sequence[Watched], here: str | None) -> dict[str, str]:
             else:
                 found[f"process {pid} of {actor.name}"] = text
     for name, stacks in servers.items():
-        of_fleet = name.rpartition(": ")[0]  # two fleets may have an engine of the same name
-        found |= {f"{of_fleet}: {server}" if of_fleet else server: text for server, text in stacks.items()}
+        found |= of_fleet(name, stacks)
     return found
+
+
+def of_fleet(launcher: str, stacks: Mapping[str, str]) -> dict[str, str]:
+    """Stacks by the names of servers, before which stands the fleet of their launcher: two may have an `engine-0`."""
+    fleet = launcher.rpartition(": ")[0]
+    return {f"{fleet}: {server}" if fleet else server: text for server, text in stacks.items()}
 
 
 def _told(actors: Sequence[Watched], here: str | None) -> dict[str, str]:

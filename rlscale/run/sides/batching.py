@@ -31,7 +31,7 @@ def divide(batch: Batch, config: Config, copies: int | None = None) -> tuple[lis
     """
     parallel = config.parallel
     shares = parallel.tensor if parallel.sequence else 1
-    padding = Padding.of_layout(parallel.context, shares, config.trainer.fp8.tokens)
+    padding = Padding.of_layout(parallel.context, shares, config.trainer.fp8.multiple)
     interleaved = parallel.pipeline > 1 and parallel.virtual_pipeline is not None
     division = plan(
         batch.lengths,

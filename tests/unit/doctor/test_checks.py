@@ -142,6 +142,10 @@ def test_what_keeps_a_run_from_starting_is_a_problem_with_its_remedy(check: str,
             "warning  hub cache: model.path=a/b is not in /hub yet; hf download it first; the run does otherwise",
         ),
         (
+            replace(READY, packages={**PACKAGES, "transformer_engine": "2.2.0"}),
+            "problem  FP8: Transformer Engine 2.2.0 does not have trainer.fp8=blockwise; install 2.3 or later",
+        ),
+        (
             replace(READY, packages={**PACKAGES, "rich": None}),
             "warning  versions: rich missing instead of 14.0; install requirements.lock (make install)",
         ),

@@ -181,7 +181,7 @@ def test_an_option_that_there_is_not_has_no_value_either(capsys: pytest.CaptureF
 
 
 def test_an_argument_that_nobody_gives_has_its_own_default() -> None:
-    assert "  set by nobody: as an argument it has the default of what is named there\n" in explained("env.turns")
+    assert "  set by nobody: it has the default of the class or function that takes it\n" in explained("env.turns")
 
 
 def test_readers_are_told_apart_from_namesakes_of_other_sections() -> None:

@@ -238,6 +238,14 @@ def test_why_says_what_other_values_come_to(capsys: pytest.CaptureFixture[str]) 
     assert "; train -" in others[1], "generating is the fullest phase then, and training needs less, too"
 
 
+def test_why_tries_every_word_that_a_key_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--why", "trainer.fp8", *GSM8K]) == 0
+    _, *others = capsys.readouterr().out.splitlines()
+    tried = [line.split(":")[0].strip() for line in others]
+    assert tried == ["trainer.fp8=tensorwise", "trainer.fp8=blockwise", "trainer.fp8=mxfp8"]
+    assert all("train +" in line for line in others)
+
+
 def test_why_says_what_is_refused_and_what_costs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--why=parallel.expert"]) == 0
     _, *others = capsys.readouterr().out.splitlines()

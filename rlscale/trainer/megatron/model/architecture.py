@@ -12,13 +12,12 @@ from megatron.core.transformer import MLATransformerConfig, TransformerConfig
 from torch.nn import functional as F
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.trainer_config import Recompute
+from rlscale.config.schema.trainer_config import EightBits, Recompute
 from rlscale.families import FAMILIES, Family, FolderError
 from rlscale.families.config_file import CONFIG, complete, differences, problems, read_config
 from rlscale.families.rotary import Rotary
 from rlscale.families.tensors import experts_of
 from rlscale.platform.device import Platform
-from rlscale.trainer.megatron.model.fp8_products import eight_bits
 from rlscale.trainer.megatron.model.layer_spec import uses_transformer_engine
 from rlscale.trainer.trainer_spec import TrainerSpec
 
@@ -87,7 +86,7 @@ def transformer_config(architecture: Architecture, spec: TrainerSpec, platform: 
         **_layout(spec),
         **_recompute(spec),
         **_numbers(spec, platform, architecture.family),
-        **(eight_bits(spec.trainer.fp8) if fused else {}),
+        **(_eight_bits(spec.trainer.fp8) if fused else {}),
         **spec.trainer.megatron,
     }
     try:
@@ -150,3 +149,14 @@ def _numbers(spec: TrainerSpec, platform: Platform, family: Family) -> dict[str,
         "bias_dropout_fusion": False,
         "apply_rope_fusion": uses_transformer_engine(platform, dtype, family),
     }
+
+
+def _eight_bits(recipe: EightBits) -> dict[str, Any]:
+    """The format of the numbers, and whose scales they have.
+
+    Gradients have the wider range of e5m2 where a whole tensor shares a scale. Attention stays in 16 bits, and so do
+    the parameters, which are what the optimizer moves and engines are sent.
+    """
+    if recipe is EightBits.none:
+        return {}
+    return {"fp8": "hybrid" if recipe is EightBits.tensorwise else "e4m3", "fp8_recipe": recipe.value}

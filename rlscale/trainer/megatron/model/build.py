@@ -13,7 +13,7 @@ from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.module import Float16Module
 
 from rlscale.config.errors import UserError
-from rlscale.config.schema.trainer_config import EightBits, Mtp
+from rlscale.config.schema.trainer_config import Mtp
 from rlscale.families import reach_of
 from rlscale.families.family import Head
 from rlscale.families.multi_token_prediction import why_not_trained
@@ -49,7 +49,9 @@ def build_model(
     architecture = Architecture.read(spec.model_path)
     if role is not Role.policy and not architecture.experts:
         spec = replace(spec, parallel=replace(spec.parallel, expert=1))
-    _check(architecture, spec, platform, role)
+    if trained:
+        check_eight_bits(spec, platform, architecture)
+    _check(architecture, spec, role)
     config = transformer_config(architecture, spec, platform)
     padded = architecture.padded_vocabulary(spec.parallel.tensor)
     weights = WeightMap(architecture.hf, role.head, mtp=role is Role.policy and spec.trainer.mtp is Mtp.trained)
@@ -88,15 +90,13 @@ def build_model(
     )
 
 
-def _check(architecture: Architecture, spec: TrainerSpec, platform: Platform, role: Role) -> None:
+def _check(architecture: Architecture, spec: TrainerSpec, role: Role) -> None:
     # It warns that our gated MLP is not the one it knows, and then does what is right.
     logging.getLogger("megatron.core.transformer.transformer_layer").setLevel(logging.ERROR)
     parallel = spec.parallel
     trains_mtp = role is Role.policy and spec.trainer.mtp is Mtp.trained
     if trains_mtp and (reason := why_not_trained(architecture.family, architecture.hf)):
         raise UserError(f"trainer.mtp=trained: {reason}; use frozen")
-    if spec.trainer.fp8 is not EightBits.none and role.trained:
-        check_eight_bits(spec.trainer.fp8, platform, architecture.family)
     if architecture.experts and parallel.tensor > 1 and not parallel.sequence:
         raise UserError("a mixture of experts with parallel.tensor > 1 needs parallel.sequence=true")
     if not architecture.experts and parallel.expert > 1:

@@ -1,49 +1,58 @@
-"""Products of layers' linears in FP8 (`trainer.fp8`), by Transformer Engine on GPUs."""
+"""Linears of layers in FP8 (`trainer.fp8`), by Transformer Engine on GPUs."""
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.trainer_config import EightBits
-from rlscale.families import Family
+from rlscale.families.split_linears import not_multiple
 from rlscale.platform.device import Platform
+from rlscale.trainer.megatron.model.architecture import Architecture
+from rlscale.trainer.trainer_spec import TrainerSpec
 
-_CAPABILITY = {EightBits.tensorwise: (8, 9), EightBits.blockwise: (9, 0), EightBits.mxfp8: (10, 0)}
-"""The first generation of GPUs with kernels of a recipe: Ada, Hopper, Blackwell."""
+_ASKED = {
+    EightBits.tensorwise: "is_fp8_available",
+    EightBits.blockwise: "is_fp8_block_scaling_available",
+    EightBits.mxfp8: "is_mxfp8_available",
+}
+"""What Transformer Engine is asked whether this GPU, and this CUDA, have kernels of a recipe."""
 
 
-def eight_bits(recipe: EightBits) -> dict[str, Any]:
-    """Options of Megatron's TransformerConfig: the format of the numbers, and whose scales they have.
-
-    Gradients have the wider range of e5m2 where a whole tensor shares a scale. Attention stays in 16 bits, and so do
-    the parameters, which are what the optimizer moves and engines are sent.
-    """
+def check_eight_bits(spec: TrainerSpec, platform: Platform, architecture: Architecture) -> None:
+    """UserError where a model cannot be trained as `trainer.fp8` says."""
+    recipe = spec.trainer.fp8
     if recipe is EightBits.none:
-        return {}
-    return {"fp8": "hybrid" if recipe is EightBits.tensorwise else "e4m3", "fp8_recipe": recipe.value}
-
-
-def check_eight_bits(recipe: EightBits, platform: Platform, family: Family) -> None:
-    """UserError where a model cannot be trained so on this device."""
-    if not platform.is_cuda:
-        reason = "the CPU has no products of FP8; use none"
-    elif not family.of_transformer_engine:
-        reason = f"Transformer Engine has no layers of {family.model_type}; use none"
-    elif importlib.util.find_spec("transformer_engine") is None:
-        reason = "Transformer Engine is not installed; install it (docs/gpus.md), or use none"
-    elif (have := torch.cuda.get_device_capability(platform.device)) < (needed := _CAPABILITY[recipe]):
-        reason = f"this GPU has compute capability {have[0]}.{have[1]}, and {needed[0]}.{needed[1]} is needed; use none"
-    else:
         return
-    raise UserError(f"trainer.fp8={recipe.value}: {reason}")
+    family, ranks = architecture.family, (spec.parallel.tensor, spec.parallel.expert_tensor or 1)
+    if not platform.is_cuda:
+        reason = "the CPU has no products of FP8"
+    elif not family.of_transformer_engine:
+        reason = f"Transformer Engine has no layers of {family.model_type}"
+    else:
+        reason = not_multiple(architecture.hf, recipe.multiple, *ranks) or _not_here(recipe)
+    if reason:
+        raise UserError(f"trainer.fp8={recipe.value}: {reason}; use none")
 
 
 def drop_copies(modules: Iterator[torch.nn.Module]) -> None:
     """Give up the weights in FP8 that Transformer Engine's layers keep: the first micro-batch of a pass makes them."""
     for module in modules:
         getattr(module, "_fp8_workspaces", {}).clear()
+
+
+def _not_here(recipe: EightBits) -> str:
+    """Why this machine has no kernels of a recipe; empty where it has."""
+    try:
+        have = importlib.metadata.version("transformer_engine")
+    except importlib.metadata.PackageNotFoundError:
+        return "Transformer Engine is not installed (docs/gpus.md)"
+    if not recipe.is_in(have):
+        return f"Transformer Engine {have} does not have it, {'.'.join(map(str, recipe.since))} does"
+    from transformer_engine.pytorch.fp8 import FP8GlobalStateManager  # where it is installed
+
+    able, reason = getattr(FP8GlobalStateManager, _ASKED[recipe])()
+    return "" if able else str(reason).rstrip(".")

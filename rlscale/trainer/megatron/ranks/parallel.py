@@ -95,7 +95,7 @@ def _ranks(spec: TrainerSpec) -> Ranks:
     pipeline = parallel_state.get_pipeline_model_parallel_group()
     share = tensor.size() if spec.parallel.sequence else 1
     return Ranks(
-        slicing=Slicing(context.size(), context.rank(), share, spec.trainer.fp8.tokens),
+        slicing=Slicing(context.size(), context.rank(), share, spec.trainer.fp8.multiple),
         tensor_group=tensor,
         context_group=context,
         data_context_group=parallel_state.get_data_parallel_group(with_context_parallel=True),

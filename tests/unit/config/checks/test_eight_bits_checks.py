@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from rlscale.config.checks import check
@@ -26,7 +29,15 @@ MODEL = "model.create.architecture"
         ([*SIXTEEN, "model.lora.rank=8"], "trainer.fp8=blockwise with model.lora: adapters beside a base in FP8"),
         (
             [*SIXTEEN, f"{MODEL}.intermediate_size=312", "parallel.tensor=4"],
-            "trainer.fp8=blockwise: intermediate_size=312 over 4 ranks is no multiple of 16",
+            "trainer.fp8=blockwise: mlp.linear_fc1.weight is 156 x 128 on each rank, and 16 does not divide both; use",
+        ),
+        (
+            [*SIXTEEN, "trainer.fp8=mxfp8", f"{MODEL}.intermediate_size=400"],
+            "trainer.fp8=mxfp8: mlp.linear_fc2.weight is 128 x 400 on each rank, and 32 does not divide both",
+        ),
+        (
+            [*SIXTEEN, "trainer.recompute=selective", "trainer.megatron.recompute_modules=[moe]"],
+            "trainer.fp8=blockwise with trainer.megatron.recompute_modules=[moe]: experts would be computed",
         ),
         (
             [*SIXTEEN, "algo=ppo", "critic.trainer.fp8=none"],
@@ -50,3 +61,13 @@ def test_families_that_transformer_engine_has_no_layers_of_are_refused() -> None
 @pytest.mark.parametrize("recipe", ["tensorwise", "blockwise", "mxfp8"])
 def test_on_gpus_in_16_bits_nothing_is_refused(recipe: str) -> None:
     check(compose(None, [*SIXTEEN, f"trainer.fp8={recipe}", f"{MODEL}.num_key_value_heads=4"]))
+
+
+def test_a_critic_with_sizes_of_its_own_is_looked_at_as_well(tmp_path: Path) -> None:
+    architecture = dict(compose().model.create.architecture) | {"vocab_size": 20, "intermediate_size": 392}
+    (tmp_path / "config.json").write_text(json.dumps(architecture))
+    critic = ("algo=ppo", "critic.model.name=own", f"critic.model.path={tmp_path}", "critic.model.create=null")
+    with pytest.raises(ConfigError) as caught:
+        check(compose(None, [*SIXTEEN, *critic, f"{MODEL}.num_key_value_heads=4"]))
+    line = "critic.trainer.fp8=blockwise: mlp.linear_fc2.weight is 128 x 392 on each rank, and 16 does not divide both"
+    assert any(line in problem for problem in caught.value.problems), caught.value.problems

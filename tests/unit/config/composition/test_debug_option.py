@@ -211,6 +211,10 @@ def test_engines_without_a_model_are_compared_with_nothing(recipe: str) -> None:
         ["rollout.engine_urls=[http://127.0.0.1:1]", "rollout.engine_key_file={key}"],
         ["rollout.engines_at_most=4", "rollout.engine_key_file={key}"],
         ["rollout.engines=2", "rollout.engines_at_least=2"],
+        [
+            *("rollout.engines_at_most=4", "rollout.engine_key_file={key}", "rollout.engines_on_spare_machines=true"),
+            *("cluster.ray_address=auto", "cluster.host=0.0.0.0", "parallel.data=2", "run.recover_smaller_after_s=600"),
+        ],
     ],
 )
 @pytest.mark.parametrize("option", ["simulated_engines", "tiny_model", "no_engines"])

@@ -78,9 +78,9 @@ def test_a_deadline_says_where_the_run_the_engines_and_the_rewards_are(below: li
         calls = Calls(StopSignal(), 0.01, str(tmp_path), 1.0, host)
         service = host.start(Service, Place(concurrency=64))
         calls.processes.add("the rollout service", tmp_path / "none", service)
-        for kind in (Unable, Launcher):
+        for kind, fleet in ((Launcher, "run"), (Unable, "judge"), (Launcher, "eval")):
             launcher = host.start(kind, Place(concurrency=8))
-            calls.processes.add(f"the launcher {kind.__name__}", tmp_path / "none", launcher, servers=True)
+            calls.processes.add("the launcher of machine 0", tmp_path / fleet / "0.log", launcher, servers=True)
         with pytest.raises(ProcessLost) as caught:
             calls.one(service.next_batch.remote(), "collecting")
         calls.processes.forget([service])
@@ -88,11 +88,12 @@ def test_a_deadline_says_where_the_run_the_engines_and_the_rewards_are(below: li
     told, _, see = str(caught.value).partition(". ")[2].rpartition(". See ")
     assert see == str(hang)
     parts = {re.sub(r"py:\d+", "py", part) for part in told.split("; ")}  # and what others have left below this process
-    waits = ["engine-0 is in all_reduce (distributed.py)", "the rollout service is in _groups (test_stacks_here.py)"]
+    waits = ["engine-0, eval: engine-0 are in all_reduce (distributed.py)"]
+    waits += ["the rollout service is in _groups (test_stacks_here.py)"]
     waits += [f"process {below[0]} of the run is in judging (<string>:4)"] if readable else []
     assert parts >= {*waits}
     assert not any(str(below[1]) in part for part in parts)
-    assert (hang / "engine-0.txt").read_text() == SCHEDULER
+    assert [path.read_text() for path in sorted(hang.glob("*engine-0.txt"))] == [SCHEDULER] * 2
     assert (hang / f"process-{below[0]}-of-the-run.txt").is_file() == readable
     assert not (hang / f"process-{below[1]}-of-the-run.txt").exists(), "servers are told of by who supervises them"
     tasks = (hang / "tasks-of-the-run.txt").read_text()

@@ -27,7 +27,7 @@ from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.model_config import DType, ModelConfig
 from rlscale.config.schema.optim_config import OptimConfig
 from rlscale.config.schema.parallel_config import ParallelConfig
-from rlscale.config.schema.trainer_config import TrainerConfig
+from rlscale.config.schema.trainer_config import EightBits, TrainerConfig
 from rlscale.config.schema.weights_config import WeightsConfig
 from rlscale.platform.ports import free_port
 from rlscale.trainer.checksums import SUMS, checksum, read_sums
@@ -81,7 +81,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def convert(folder: Path, init: Path, target: Path, to: Form, dtype: DType = DType.float32) -> None:
+def convert(
+    folder: Path,
+    init: Path,
+    target: Path,
+    to: Form,
+    dtype: DType = DType.float32,
+    trainer: TrainerConfig | None = None,
+) -> None:
     """Convert on one rank; every tensor is a bucket of its own."""
     spec = TrainerSpec(
         model=ModelConfig(name="tiny", dtype=dtype),
@@ -89,7 +96,7 @@ def convert(folder: Path, init: Path, target: Path, to: Form, dtype: DType = DTy
         init_path=str(init),
         parallel=ParallelConfig(),
         optim=OptimConfig(),
-        trainer=TrainerConfig(),
+        trainer=trainer or TrainerConfig(),
         algo=compose().algo,
         weights=WeightsConfig(bucket_mb=0),
         device=Device.cpu,
@@ -169,6 +176,11 @@ def test_an_export_reads_and_writes_tensor_by_tensor(model: Path, tmp_path: Path
     original, exported = load_file(model / "model.safetensors"), load_file(tmp_path / "hf" / "model.safetensors")
     assert original.keys() == exported.keys()
     assert all(torch.equal(original[name], exported[name]) for name in original)
+
+
+def test_weights_that_were_trained_in_eight_bits_are_converted_on_the_cpu(model: Path, tmp_path: Path) -> None:
+    convert(model, model, tmp_path / "hf", Form.hugging_face, DType.bfloat16, TrainerConfig(fp8=EightBits.blockwise))
+    assert load_file(tmp_path / "hf" / "model.safetensors").keys() == SHAPES.keys()
 
 
 def test_a_checkpoint_is_written_from_the_model_itself_and_read_into_it(
