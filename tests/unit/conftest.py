@@ -12,6 +12,7 @@ from hypothesis.internal.conjecture import providers
 
 from tests.extras.extra_packages import extra_packages  # noqa: F401  pytest finds it by name
 from tests.file_order import begin_with
+from tests.loggers_apart import pytest_runtest_setup  # noqa: F401  the same
 
 # How long examples take says how busy the machine is, and nothing of what is tested.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
