@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import socket
 from collections.abc import Iterator
 
@@ -41,6 +42,10 @@ LONGEST = (
     "test_c_kernel.py",
 )
 """Files that compute or wait longest, the longest first."""
+SHARED = ("transformers.models.qwen3.modeling_qwen3", "transformers.models.auto.modeling_auto", "openai.resources")
+"""What tests import where they use it, and every fork of a whole run would import for itself."""
+WHOLE = 3000
+"""A run of more tests than this is one of all."""
 
 
 def pytest_collectstart() -> None:
@@ -53,8 +58,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     begin_with(LONGEST, items)
 
 
-def pytest_collection_finish() -> None:
+def pytest_collection_finish(session: pytest.Session) -> None:
     """What importing the tests has made stays to the end: without it, collecting garbage takes a tenth of the time."""
+    if len(session.items) > WHOLE:
+        for name in SHARED:
+            importlib.import_module(name)
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
