@@ -137,8 +137,10 @@ class Forks:
         elif kind == "begins":
             worker.at, worker.last = worker.waiting.popleft(), said
             hook.pytest_runtest_logstart(nodeid=said, location=session.items[worker.at].location)
-        elif kind == "report":
-            hook.pytest_runtest_logreport(report=hook.pytest_report_from_serializable(config=session.config, data=said))
+        elif kind == "reports":
+            for one in said:
+                read = hook.pytest_report_from_serializable(config=session.config, data=one)
+                hook.pytest_runtest_logreport(report=read)
         elif kind == "ended":
             hook.pytest_runtest_logfinish(nodeid=said, location=session.items[worker.at].location)
             self.missing.discard(worker.at)
@@ -218,8 +220,9 @@ class Forks:
         """In a fork the parent reports what came of a test."""
         if self.parent is None:
             return None
-        for report in runtestprotocol(item, log=False, nextitem=nextitem):
-            self._say("report", item.config.hook.pytest_report_to_serializable(config=item.config, report=report))
+        reports = runtestprotocol(item, log=False, nextitem=nextitem)
+        written = item.config.hook.pytest_report_to_serializable
+        self._say("reports", [written(config=item.config, report=report) for report in reports])
         return True
 
     def pytest_warning_recorded(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rlscale.config.foreign_code import places_of, refusal_of
@@ -16,21 +16,21 @@ _SANDBOX = "sandbox"
 
 def refused_targets(config: Config) -> list[str]:
     """A line for each `_target_` in a configuration that may not be run."""
-    named = dict(_targets(config))
+    named = dict(_targets(_texts(config, "")))
     return [f"{key}={target}: {why}" for key, target in named.items() if (why := refusal_of(target)) is not None]
 
 
 def code_that_runs(config: Config) -> list[str]:
     """A line for each class, function or command that is not of rlscale, and where it is."""
-    lines = []
-    for key, target in _targets(config):
+    lines, texts = [], [*_texts(config, "")]
+    for key, target in _targets(texts):
         places = () if target.startswith("rlscale.") else places_of(target.partition(".")[0])
         if places:  # else nothing runs: building says that there is no such module
             lines.append(f"{key.removesuffix(f'.{TARGET}')}: runs {target} of {places[0].resolve()}")
     agent = config.agent
     commands = {"agent.command": agent.command, "agent.arguments.command": agent.arguments.get("command")}
     lines += [f"{key}: runs {command}" for key, command in commands.items() if command is not None]
-    unguarded = [key for key, value in _texts(config, "") if value == "none" and key.endswith(f".{_SANDBOX}")]
+    unguarded = [key for key, value in texts if value == "none" and key.endswith(f".{_SANDBOX}")]
     lines += [f"{key}=none: runs what the policy writes, with your rights" for key in unguarded]
     rollout = config.rollout
     groups = {f"rollout.engine_groups.{name}": group.sglang for name, group in rollout.engine_groups.items()}
@@ -41,23 +41,23 @@ def code_that_runs(config: Config) -> list[str]:
     return lines
 
 
-def _targets(config: Config) -> list[tuple[str, str]]:
+def _targets(texts: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """Keys and values of every `_target_`, also of those inside arguments."""
-    return [(key, value) for key, value in _texts(config, "") if key.rpartition(".")[2] == TARGET]
+    return [(key, value) for key, value in texts if key.rpartition(".")[2] == TARGET]
 
 
 def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
     """Keys and values of every text, however deep."""
-    if isinstance(value, Section | Mapping):
-        items = value.items() if isinstance(value, Mapping) else _values(value)
-        for name, inner in items:
-            if isinstance(inner, str):
-                yield f"{key}{name}", inner
-            elif type(inner) not in SCALARS:
-                yield from _texts(inner, f"{key}{name}.")
-    elif isinstance(value, list | tuple):
+    if isinstance(value, list | tuple):
         for number, inner in enumerate(value):
             yield from _texts(inner, f"{key}{number}.")
+        return
+    items = _values(value) if isinstance(value, Section) else value.items() if isinstance(value, Mapping) else ()
+    for name, inner in items:
+        if isinstance(inner, str):
+            yield f"{key}{name}", inner
+        elif type(inner) not in SCALARS:
+            yield from _texts(inner, f"{key}{name}.")
 
 
 def _values(section: Section) -> Iterator[tuple[str, Any]]:

@@ -170,7 +170,12 @@ def _option(choice: str, value: Any, groups: Groups) -> str:
 
 
 def _is_open(node: DictConfig) -> bool:
-    return not _is_section(OmegaConf.get_type(node))
+    return not _is_section(_kind(node))
+
+
+def _kind(node: DictConfig) -> Any:
+    """`OmegaConf.get_type` of a mapping, without its look at what else the node could be."""
+    return None if node._is_none() or node._is_missing() else node._metadata.object_type
 
 
 def _is_section(kind: Any) -> bool:
@@ -192,7 +197,7 @@ def section_type(hint: Any) -> type[Section] | None:
 
 
 def _hint(node: DictConfig, name: str) -> Any:
-    kind: Any = OmegaConf.get_type(node)
+    kind = _kind(node)
     return hints(kind).get(name) if _is_section(kind) else None
 
 

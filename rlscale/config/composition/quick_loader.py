@@ -28,7 +28,7 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rlscale.config.composition import quick_yaml  # noqa: F401  it changes what OmegaConf reads with
+from rlscale.config.composition import quick_kinds, quick_yaml  # noqa: F401  they change what OmegaConf asks and reads with
 from rlscale.config.composition.node_copy import copy_of
 from rlscale.config.composition.section_merging import Part, merged, merged_at_once
 
