@@ -144,11 +144,9 @@ def model_folder(name: str, case: Case, folder: Path) -> str:
 def answered(case: Case, folder: str, place: Path, bitwise: bool) -> dict[float, Found]:
     """What an engine of the model answers at each temperature, together, again and alone."""
     supervisor = Supervisor(place / "logs", place / "scratch", "key")
-    options = {"max_total_tokens": 32_768, "max_running_requests": 64}
     everyone, found = list(range(case.requests)), {}
     try:
-        spec = ServerSpec("engine", folder, Device.cpu, case.dtype.value, options=options, bitwise=bitwise)
-        url = supervisor.start_engine(spec)
+        url = engine_of(case, folder, supervisor, bitwise)
         ask(case, url, everyone[:2], 1.0)  # what a first request starts is not the engine's cost
         for temperature in case.temperatures:
             flush(url)
@@ -161,6 +159,13 @@ def answered(case: Case, folder: str, place: Path, bitwise: bool) -> dict[float,
         return found
     finally:
         supervisor.stop()
+
+
+def engine_of(case: Case, folder: str, supervisor: Supervisor, bitwise: bool) -> str:
+    """Start an engine of the model; its URL."""
+    options = {"max_total_tokens": 32_768, "max_running_requests": 64}
+    spec = ServerSpec("engine", folder, Device.cpu, case.dtype.value, options=options, bitwise=bitwise)
+    return supervisor.start_engine(spec)
 
 
 def flush(url: str) -> None:
