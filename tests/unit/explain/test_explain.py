@@ -165,6 +165,7 @@ def test_a_value_that_follows_another_key_says_both() -> None:
 @pytest.mark.parametrize(
     ("key", "problem"),
     [
+        ("debug", "debug: is an option and no key; explain debug=tiny_model lists what it sets"),
         ("optim.lrr", "optim.lrr: unknown key; did you mean optim.lr?"),
         ("optim.lr.more", "optim.lr.more: unknown key; did you mean optim.lr?"),
         ("rollout.sglang.mem_fraction", "has no such option; did you mean mem_fraction_static?"),
