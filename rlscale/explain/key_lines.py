@@ -67,7 +67,7 @@ def _value_lines(key: LocatedKey, origins: Origins) -> Iterator[str]:
         option = f", the option {origin.choice}" if origin.choice else ""
         value = f": {shown_value(origin.value)}" if number else ""
         yield f"  {word} {origin.place}{option}{value}"
-    if not places:
+    if not places and _setter(key) is None:
         yield f"  set by nobody: {_unset(key, origins)}"
     if key.field is not None:
         yield from _readers(readers(key.key, key.kind))
@@ -94,7 +94,15 @@ def _about(key: LocatedKey, origins: Origins) -> Iterator[str]:
     kind = describe(hints(key.kind)[key.field.name])
     counted = unit(key.name, kind, _meaning(key))
     yield f"{kind}{bounds}{f'; unit: {counted}' if counted else ''}; default {default}"
-    yield _SCOPES[said.scope]
+    yield _SCOPES[_scope(key, origins)]
+
+
+def _scope(key: LocatedKey, origins: Origins) -> Scope:
+    """Its own, or that of a section around it: a key of one that decides nothing decides nothing either."""
+    parts = key.key.split(".")
+    around = [locate(origins.composition.node, ".".join(parts[:depth])).field for depth in range(1, len(parts) + 1)]
+    scopes = [about(field).scope for field in around if field is not None]
+    return next((scope for scope in scopes if scope is not Scope.result), Scope.result)
 
 
 def _option_lines(key: LocatedKey, origins: Origins) -> Iterator[str]:
@@ -107,8 +115,14 @@ def _option_lines(key: LocatedKey, origins: Origins) -> Iterator[str]:
     yield f"{option.meaning or 'the package says nothing of it'}"
     types = f"{' or '.join(option.types)}; " if option.types else ""
     yield f"an option of {KINDS[kind].distribution} ({KINDS[kind].cls}); {types}default {option.default or 'none'}"
-    if setter := DERIVED[kind].get(option.name):
+    if setter := _setter(key):
         yield f"set by {setter}, and cannot be given here too"
+
+
+def _setter(key: LocatedKey) -> str | None:
+    """The key of rlscale's that an option of a package follows; None where it is the user's."""
+    kind = about(key.field).options if key.field is not None else None
+    return DERIVED[kind].get(key.inside) if key.inside and kind is not None else None
 
 
 def _option(key: LocatedKey, kind: str) -> Option:
@@ -128,7 +142,7 @@ def _readers(found: Sequence[Reader]) -> Iterator[str]:
         some = [one for one in found if one.checks is checks]
         for one in some[:_LONGEST]:
             said = f": {one.says}" if one.says else ""
-            yield f"  {kind} by {one.file}:{one.line} {one.function}{said}"
+            yield f"  {kind} by {one.file}:{one.line} {one.function}{said}".rstrip()
         if len(some) > _LONGEST:
             yield f"  and {kind} in {len(some) - _LONGEST} further places"
 

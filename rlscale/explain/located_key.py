@@ -8,6 +8,7 @@ from typing import Any, get_origin
 from omegaconf import DictConfig, OmegaConf
 
 from rlscale.config.composition.assignment import hints, known_keys, section_type
+from rlscale.config.composition.debug_option import GROUP as DEBUG
 from rlscale.config.errors import UserError
 from rlscale.config.nearest import did_you_mean, nearest_key
 from rlscale.config.schema import Config
@@ -49,6 +50,8 @@ class LocatedKey:
 
 def locate(node: DictConfig, key: str) -> LocatedKey:
     """Find a key. Raises UserError, with the nearest one, where there is none."""
+    if key == DEBUG:
+        raise UserError(f"{key}: is an option and no key; explain {key}=tiny_model lists what it sets")
     parts = key.split(".")
     found = _find(Config, node, parts)
     if found is None:

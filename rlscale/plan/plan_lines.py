@@ -15,11 +15,12 @@ _SHOWN = 0.005 * GIB
 def lines(config: Config, plan: Plan) -> Iterator[str]:
     """What the plan says, line by line."""
     layout = plan.layout
-    yield (
-        f"{config.run.recipe}: model {config.model.name}, {plan.parameters / 1e9:.3g}B parameters; trainer "
-        f"TP {layout.tensor} PP {layout.pipeline} CP {layout.context} EP {layout.expert} DP {layout.data} "
+    trainer = (
+        f"trainer TP {layout.tensor} PP {layout.pipeline} CP {layout.context} EP {layout.expert} DP {layout.data} "
         f"on {layout.ranks} ranks"
     )
+    model = f"{config.run.recipe}: model {config.model.name}, {plan.parameters / 1e9:.3g}B parameters"
+    yield f"{model}; {trainer if plan.ranks else 'no trainer'}"
     if plan.reach is not None:
         yield f"attention is computed to all tokens: at most {plan.reach.tokens:,} in a sequence ({plan.reach.key})"
     room = USABLE * plan.device_bytes

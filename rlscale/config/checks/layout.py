@@ -250,7 +250,7 @@ def engines_fit(context: CheckContext) -> Iterator[str]:
             f"{_engines(context)} x gpus_per_engine={per_engine} = {sizes.engine_gpus} GPUs, but the "
             f"cluster has {sizes.engine_devices} for them; use at most {sizes.engine_devices // per_engine} engines"
         )
-    elif cluster.placement is Placement.colocated:
+    elif cluster.placement is Placement.colocated and sizes.trainer_ranks:
         yield from _engines_cover_the_trainer(context)
     elif 0 < sizes.engine_gpus < sizes.engine_devices:
         context.notes.append(

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -318,3 +319,16 @@ def test_bad_input_is_a_line(words: list[str], line: str, capsys: pytest.Capture
 def test_a_port_that_is_taken_is_said(taken: int, tmp_path: Path) -> None:
     with pytest.raises(Exception, match=f"port={taken} is taken"):
         dashboard([str(tmp_path), f"port={taken}"])
+
+
+def test_files_are_read_on_after_the_answers_and_in_the_end_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    server, now = PageServer([]), [100.0]
+    monkeypatch.setattr("rlscale.dashboard.page_server.time", SimpleNamespace(monotonic=lambda: now[0]))
+    server._answered, server._read = 100.0, 100.0
+    assert server._is_asked(), "the next question may come at once"
+    now[0] = 100.06
+    assert not server._is_asked()
+    server._answering = 1
+    assert server._is_asked()
+    now[0] = 100.6
+    assert not server._is_asked(), "whoever asks on and on sees what is new, too"

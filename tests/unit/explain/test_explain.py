@@ -12,9 +12,10 @@ from omegaconf import OmegaConf
 
 from rlscale.cli import main
 from rlscale.config.composition.assignment import known_keys
+from rlscale.config.composition.compose import compose
 from rlscale.config.composition.recipe_file import leaves
 from rlscale.config.errors import UserError
-from rlscale.config.keys import plain
+from rlscale.config.keys import config_hash, plain
 from rlscale.config.schema.optim_config import OptimConfig
 from rlscale.config.schema.trainer_config import TrainerConfig
 from rlscale.explain.configuration_diff import diff_lines
@@ -164,6 +165,7 @@ def test_a_value_that_follows_another_key_says_both() -> None:
 @pytest.mark.parametrize(
     ("key", "problem"),
     [
+        ("debug", "debug: is an option and no key; explain debug=tiny_model lists what it sets"),
         ("optim.lrr", "optim.lrr: unknown key; did you mean optim.lr?"),
         ("optim.lr.more", "optim.lr.more: unknown key; did you mean optim.lr?"),
         ("rollout.sglang.mem_fraction", "has no such option; did you mean mem_fraction_static?"),
@@ -178,6 +180,27 @@ def test_what_does_not_exist_is_said_with_the_nearest(key: str, problem: str) ->
 def test_an_option_that_there_is_not_has_no_value_either(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "rollout.sglang.mem_fraction"]) == 2
     assert capsys.readouterr().out == ""
+
+
+def test_an_option_that_follows_a_key_is_set_by_that_one() -> None:
+    text = explained("optim.megatron.clip_grad")
+    assert "  set by optim.clip_grad, and cannot be given here too\n" in text
+    assert "set by nobody" not in text
+
+
+@pytest.mark.parametrize(
+    ("word", "scope"),
+    [
+        ("tracker.project=mine", "another value computes the same"),  # as every key of the section
+        ("parallel.tensor=2", "another value computes the same"),
+        ("run.in_process=true", "of this run alone: no part of the recipe"),
+        ("cluster.placement=disaggregated", "runs that differ in it are different runs"),
+    ],
+)
+def test_whether_a_key_decides_what_is_computed_follows_the_sections_around_it(word: str, scope: str) -> None:
+    assert f"  {scope}\n" in explained(word.partition("=")[0])
+    same = config_hash(compose("arithmetic", [])) == config_hash(compose("arithmetic", [word]))
+    assert same == (not scope.startswith("runs"))
 
 
 def test_an_argument_that_nobody_gives_has_its_own_default() -> None:

@@ -263,6 +263,14 @@ def test_on_the_cpu_the_processes_themselves_are_counted(capsys: pytest.CaptureF
     assert main(["plan", "parallel.data=2", "rollout.engines=2", "cluster.memory_gb=4"]) == 1
 
 
+def test_a_run_that_only_generates_has_no_trainer(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["cluster=node8", "model=qwen3_4b", "warm_start=null", "rollout.engines=8", "rollout.store=all"]
+    assert main(["plan", *given, "run.generate_only=true"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("arithmetic: model qwen3_4b, 4.02B parameters; no trainer\n")
+    assert "time of an iteration: not estimated where nothing is trained" in said
+
+
 @pytest.mark.parametrize("evaluated", ["true", "false"])
 def test_a_supervised_run_has_neither_passes_nor_generation_in_its_time(
     evaluated: str, capsys: pytest.CaptureFixture[str]

@@ -45,3 +45,10 @@ def test_a_replay_needs_no_engines_and_generating_no_trainer() -> None:
     check(replay)
     assert any(note.startswith("eval is not read with run.generate_only=true") for note in check(generate))
     assert "trainer: none, the run only generates" in Sizes.of(generate).lines()
+
+
+@pytest.mark.parametrize("engines", [4, 8])
+def test_engines_that_only_generate_have_no_trainer_to_cover_on_gpus(engines: int) -> None:
+    on_gpus = ["cluster=node8", "model=qwen3_4b", "warm_start=null", f"rollout.engines={engines}"]
+    notes = check(compose(None, [*GENERATE, *on_gpus]))
+    assert any(note.startswith(f"the engines use {engines} of their 8 GPUs") for note in notes) == (engines < 8)

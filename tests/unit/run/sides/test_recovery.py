@@ -43,6 +43,14 @@ def test_others_begin_with_the_checkpoint_train_on_what_came_after_it_and_are_as
     ]
 
 
+def test_ranks_that_die_when_they_are_asked_what_they_did_have_made_their_steps_once(make: Any) -> None:
+    run = make()
+    run.train("a", "b")
+    run.dies("busy")
+    assert run.group.busy() == [[("train", 1.0, 2.0)]]
+    assert run.ranks[1].state == ["a", "b"]
+
+
 def test_before_the_first_checkpoint_everything_is_trained_again_from_the_first_weights(make: Any) -> None:
     run = make()
     run.train("a", "b")

@@ -111,6 +111,13 @@ def test_a_rank_computes_with_its_own_threads_from_its_start_on_whoever_else_is_
     assert started == [1, 2]
 
 
+@pytest.mark.parametrize(("ranks", "told"), [(64, 64), (65, 0)])
+def test_ranks_are_asked_what_they_did_unless_there_are_more_than_lanes(ranks: int, told: int, group: Any) -> None:
+    done = [("train", 1.0, 2.0)]
+    group._actors.handles = [SimpleNamespace(busy=SimpleNamespace(remote=lambda: done))] * ranks
+    assert group.busy() == [done] * told
+
+
 def test_a_rank_writes_what_it_computed_while_it_was_profiled(group: Any, tmp_path: Path) -> None:
     """The rank is a real actor's class, called here and not through Ray."""
     actor = TrainerActor.__new__(TrainerActor)  # its own beginning sends what this process prints to a log

@@ -59,6 +59,7 @@ class Actors:
         if method == "copy_state":
             return list(self.state)
         return {
+            "busy": [("train", 1.0, 2.0)],
             "damaged": [],
             "saved": True,
             "state_key": self.key,
@@ -69,7 +70,7 @@ class Actors:
         self.ended = True
 
 
-METHODS = ("train_shard", "connect_engines", "begin_profile", "end_profile", "state_key")
+METHODS = ("train_shard", "busy", "connect_engines", "begin_profile", "end_profile", "state_key")
 
 
 class Death:
