@@ -16,7 +16,12 @@ VOLLEYS = (
     ("engine:stop:generate", "router:stop:generate"),
     ("scheduler:stop:sync", "router:kill:sync"),
     ("scheduler:kill:log-probs", "router:stop 20 s:log-probs", "raylet:stop:log-probs"),
-    ("engine:starved:evaluate", "driver:starved:evaluate", "rank:out of memory:evaluate", "raylet:stop 20 s:evaluate"),
+    (
+        "scheduler:starved:evaluate",
+        "driver:starved:evaluate",
+        "rank:out of memory:evaluate",
+        "raylet:stop 20 s:evaluate",
+    ),
     ("rollout service:kill:evaluate", "launcher:kill:evaluate"),
     ("node:kill:train",),
     ("Ray worker:kill:sync",),
