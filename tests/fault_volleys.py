@@ -22,10 +22,8 @@ VOLLEYS = (
         "rank:out of memory:evaluate",
         "raylet:stop 20 s:evaluate",
     ),
-    ("rollout service:kill:evaluate", "launcher:kill:evaluate"),
+    ("rollout service:kill:evaluate", "launcher:kill:evaluate", "Ray worker:kill:evaluate"),
     ("node:kill:train",),
-    ("Ray worker:kill:sync",),
-    ("driver:kill:save",),
     ("rank:stop:start", "engine:kill:start"),
     (
         *("rank:stop:stop", "scheduler:stop:stop", "router:stop:stop"),
