@@ -16,11 +16,14 @@ VOLLEYS = (
     ("engine:stop:generate", "router:stop:generate"),
     ("scheduler:stop:sync", "router:kill:sync"),
     ("scheduler:kill:log-probs", "router:stop 20 s:log-probs", "raylet:stop:log-probs"),
-    ("engine:starved:evaluate", "driver:starved:evaluate", "rank:out of memory:evaluate", "raylet:stop 20 s:evaluate"),
-    ("rollout service:kill:evaluate", "launcher:kill:evaluate"),
+    (
+        "scheduler:starved:evaluate",
+        "driver:starved:evaluate",
+        "rank:out of memory:evaluate",
+        "raylet:stop 20 s:evaluate",
+    ),
+    ("rollout service:kill:evaluate", "launcher:kill:evaluate", "Ray worker:kill:evaluate"),
     ("node:kill:train",),
-    ("Ray worker:kill:sync",),
-    ("driver:kill:save",),
     ("rank:stop:start", "engine:kill:start"),
     (
         *("rank:stop:stop", "scheduler:stop:stop", "router:stop:stop"),

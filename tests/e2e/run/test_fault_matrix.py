@@ -17,7 +17,7 @@ from tests.fault_volleys import volleys
 pytestmark = pytest.mark.timeout(600)
 SCALE = 0.2
 """Of the times that faults last, and of a run's patience."""
-WORDS = (*RUN, "run.iterations=56", "cluster.answer_timeout_s=4")
+WORDS = (*RUN, "run.iterations=80", "cluster.answer_timeout_s=4")
 
 
 def test_a_run_to_which_everything_happens_again_and_again_has_the_weights_of_an_undisturbed_one(
@@ -28,7 +28,7 @@ def test_a_run_to_which_everything_happens_again_and_again_has_the_weights_of_an
 
     calm = undisturbed(tmp_path, WORDS, start)
     rows = []
-    with Chain(tmp_path / "rough", start, calm, further=1, scale=SCALE, slack=2.0) as chain:
+    with Chain(tmp_path / "rough", start, calm, scale=SCALE, slack=2.0) as chain:
         for volley in volleys():
             rows.append(chain.play(*volley))
             print(
