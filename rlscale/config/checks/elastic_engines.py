@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rlscale.config.checks.check_context import CheckContext
+from rlscale.config.checks.weight_transport import OTHER_MACHINES, weights_take_shared_memory
 from rlscale.config.schema.cluster_config import Placement
 from rlscale.config.schema.component import TARGET
 from rlscale.config.schema.speculation_config import Algorithm
@@ -89,6 +90,10 @@ def engines_on_spare_machines_join(context: CheckContext) -> Iterator[str]:
         yield f"{key}: no machine joins a Ray that the run starts for itself; name one as cluster.ray_address"
     if cluster.host in _LOOPBACK:
         yield f"{key}: with cluster.host={cluster.host} nobody reaches engines on other machines; use 0.0.0.0"
+    if rollout.engine_urls and rollout.engine_key_file is None:
+        yield f"{key}: engines there would ask nobody for a key; name a file that holds one as rollout.engine_key_file"
+    if weights_take_shared_memory(context):
+        yield f"{key}: other machines share no memory with the trainer; {OTHER_MACHINES}"
     files = str(context.config.weights.transport.get(TARGET, "")).startswith(BY_FILES)
     if context.on_gpus and rollout.gpus_per_engine > 1 and not files:
         yield (

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.policy_and_critic import Sections, of_policy_and_critic
+from rlscale.config.derived.same_state import fewer_can_begin
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Placement
 from rlscale.config.schema.run_config import Recover
@@ -71,6 +73,20 @@ def fewer_ranks_can_go_on(context: CheckContext) -> Iterator[str]:
     elif context.sizes.data_parallel == 1 and not run.generate_only:
         copy = f"parallel: tensor {parallel.tensor} x pipeline {parallel.pipeline} x context {parallel.context}"
         yield f"{key}: {copy} is one copy of the model, and nothing less can train it; leave it out"
+    elif machines_of_ranks(context) == 1 and not run.generate_only:
+        yield f"{key}: all ranks are on the first machine of the run, and with that one the run ends; leave it out"
+    elif not fewer_can_begin(context.config) and not run.generate_only:
+        yield (
+            f"{key}: fewer ranks have nothing to begin with, as no checkpoints are written on the way "
+            "(checkpoint.every=0) and copies in memory, if there are any, fit only as many ranks as made them; give "
+            "checkpoint.every, or leave it out"
+        )
+
+
+def machines_of_ranks(context: CheckContext) -> int:
+    """On how many machines the trainer's ranks are: they fill one after the other, from the first."""
+    ranks = context.sizes.trainer_ranks
+    return math.ceil(ranks / context.config.cluster.gpus_per_node) if context.on_gpus else 1
 
 
 SAVING_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (

@@ -20,7 +20,7 @@ _AUTO = "choose weights/transport=auto"
 _APART = "cluster.placement=disaggregated"
 _ONE_BY_ONE = ("shared_memory, disk or delta", "disk or delta")
 """Transports to engines apart from the trainer that reach them one by one: on the CPU, on GPUs."""
-_OTHERS = "choose weights/transport=broadcast, or disk with a weights.transport.folder that both reach"
+OTHER_MACHINES = "choose weights/transport=broadcast, or disk with a weights.transport.folder that both reach"
 
 
 def transport_goes_there(context: CheckContext) -> Iterator[str]:
@@ -41,15 +41,20 @@ def transport_goes_there(context: CheckContext) -> Iterator[str]:
 
 def memory_is_shared_with_given_engines(context: CheckContext) -> Iterator[str]:
     """Engines that somebody else runs share memory only if they are on this machine."""
-    cluster = context.config.cluster
-    by_default = not context.on_gpus and cluster.placement is Placement.colocated
-    if _name(context) != "shared_memory" and not (_name(context) == "choice" and by_default):
+    if not weights_take_shared_memory(context):
         return
     for url in context.config.rollout.engine_urls:
         host = urlsplit(url).hostname
         if host is not None and _is_elsewhere(host):
-            yield f"weights.transport: {url} is on another machine, and shares no memory with the trainer; {_OTHERS}"
+            elsewhere = f"{url} is on another machine, and shares no memory with the trainer"
+            yield f"weights.transport: {elsewhere}; {OTHER_MACHINES}"
             return
+
+
+def weights_take_shared_memory(context: CheckContext) -> bool:
+    """Whether engines get weights through memory that they share with the trainer: as chosen, or by themselves."""
+    by_default = not context.on_gpus and context.config.cluster.placement is Placement.colocated
+    return _name(context) == "shared_memory" or (_name(context) == "choice" and by_default)
 
 
 def files_have_a_place(context: CheckContext) -> Iterator[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlscale.config.derived.same_state import copies_state
+from rlscale.config.derived.same_state import copies_state, fewer_can_begin
 from rlscale.config.schema import Config
 from rlscale.config.schema.run_config import Recover
 from rlscale.run.processes.placement import shares_devices
@@ -96,8 +96,9 @@ class Recoveries:
         self.copies = StateCopies(calls, note, without, asked=asked) if back and copies_state(config) else None
         """What keeps the ranks' state in memory; None where that is not wanted."""
         self._back = back
-        self.fewer = note if back and not shares_devices(config.cluster) else None
-        """Where ranks that come back on fewer machines are told of; None where engines are lost with these, too."""
+        self.fewer = note if back and fewer_can_begin(config) and not shares_devices(config.cluster) else None
+        """Where ranks that come back on fewer machines are told of; None where engines are lost with these, too, or
+        fewer ranks have nothing to begin with."""
         self._why_no_copies = (
             "as checkpoint.in_memory=false"
             if config.checkpoint.in_memory is False

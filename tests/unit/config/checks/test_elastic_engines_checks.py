@@ -64,14 +64,40 @@ def test_the_key_of_engines_that_cannot_come_is_never_read(joining: list[str]) -
         check(compose(None, joining[1:]))
 
 
+SPARE = "rollout.engines_on_spare_machines=true"
+SPREAD = ("cluster.ray_address=auto", "cluster.host=0.0.0.0", "weights/transport=broadcast")
+
+
 def test_engines_start_on_spare_machines_only_where_others_can_join_the_ray_and_reach_them(joining: list[str]) -> None:
-    key, cluster = "rollout.engines_on_spare_machines=true", ["cluster.ray_address=auto", "cluster.host=0.0.0.0"]
-    check(compose(None, [*joining, *cluster, key]))
+    given = [*joining, *SPREAD, SPARE]
+    check(compose(None, given))
     for left_out, wrong in (
         (joining[0], "none may join; say how many there may be as rollout.engines_at_most"),
-        (cluster[0], "no machine joins a Ray that the run starts for itself; name one as cluster.ray_address"),
-        (cluster[1], "with cluster.host=127.0.0.1 nobody reaches engines on other machines; use 0.0.0.0"),
+        (SPREAD[0], "no machine joins a Ray that the run starts for itself; name one as cluster.ray_address"),
+        (SPREAD[1], "with cluster.host=127.0.0.1 nobody reaches engines on other machines; use 0.0.0.0"),
+        (SPREAD[2], "other machines share no memory with the trainer; choose weights/transport=broadcast, or disk"),
     ):
-        with pytest.raises(ConfigError) as caught:
-            check(compose(None, [one for one in [*joining, *cluster, key] if one != left_out]))
-        assert f"{key}: {wrong}" in caught.value.problems
+        assert any(one.startswith(f"{SPARE}: {wrong}") for one in problems([one for one in given if one != left_out]))
+
+
+def test_weights_come_to_spare_machines_any_way_but_through_memory(joining: list[str]) -> None:
+    given = [*joining, *SPREAD[:2], SPARE]
+    for transport in ("disk", "delta"):
+        check(compose(None, [*given, f"weights/transport={transport}"]))
+    check(compose(None, [*given, *APART]))  # by broadcast, as engines are apart
+    (wrong,) = problems([*given, *APART, "weights/transport=shared_memory"])
+    assert wrong.startswith(f"{SPARE}: other machines share no memory with the trainer; ")
+
+
+def test_engines_on_spare_machines_ask_for_a_key_beside_engines_that_have_none(joining: list[str]) -> None:
+    given = [joining[0], *SPREAD, SPARE, "rollout.engine_urls=[http://127.0.0.1:9]"]
+    (wrong,) = problems(given)
+    assert wrong.startswith(f"{SPARE}: engines there would ask nobody for a key; name a file that holds one as ")
+    check(compose(None, [*given, joining[1]]))
+
+
+def problems(given: list[str]) -> list[str]:
+    """What is refused of a configuration."""
+    with pytest.raises(ConfigError) as caught:
+        check(compose(None, given))
+    return caught.value.problems

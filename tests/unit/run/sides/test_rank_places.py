@@ -19,6 +19,7 @@ from rlscale.run.processes.placement import Layout, Slot, lay_out_run
 from rlscale.run.sides import rank_places
 from rlscale.run.sides.batching import divide
 from rlscale.run.sides.rank_places import RankPlaces
+from rlscale.run.sides.recovery import Recoveries
 from rlscale.trainer.trainer_spec import TrainerSpec
 
 CLUSTER = (
@@ -143,6 +144,21 @@ def test_without_room_for_a_copy_or_where_nobody_wants_fewer_the_run_ends(make: 
     run.cluster.gone = {"a"}
     with pytest.raises(UserError, match=r"the same command resumes the run$"):
         run.places.new_actors()
+
+
+@pytest.mark.parametrize(
+    ("given", "fewer"),
+    [
+        (["checkpoint.every=5"], True),
+        (["checkpoint.every=0"], True),  # from the copies in memory
+        (["checkpoint.every=0", "trainer.distributed_optimizer=true", "checkpoint.in_memory=true"], False),
+        (["checkpoint.every=0", "checkpoint.in_memory=false"], False),
+    ],
+)
+def test_fewer_ranks_are_waited_for_only_where_they_have_something_to_begin_with(given: list[str], fewer: bool) -> None:
+    nobody: Any = None
+    recoveries = Recoveries(compose(None, [*CLUSTER, *given]), nobody, nobody_told := lambda line: None)
+    assert (recoveries.fewer is nobody_told) is fewer
 
 
 def test_what_was_divided_for_more_copies_is_divided_as_it_would_have_been_for_fewer(make: Any) -> None:
