@@ -7,7 +7,7 @@ steps, so that what is computed is the same but for the order of sums.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from rlscale.run.processes.placement import Layout, Slot
 from rlscale.run.processes.remote_calls import Calls
 from rlscale.run.sides.batching import divide_again
 from rlscale.run.sides.rank_actors import RankActors
+from rlscale.run.sides.recovery import Recoveries
 from rlscale.trainer.trainer_spec import TrainerSpec
 
 _LOOK_EVERY_S = 1.0
@@ -38,13 +39,14 @@ class RankPlaces:
         logs: Path,
         config: Config,
         forks: Forks,
-        note: Callable[[str], None] | None = None,
+        recoveries: Recoveries | None = None,
     ) -> None:
         """`nodes` are kept up to date here, for others, too.
 
-        `note`: where ranks that come back on fewer machines are told of; None: they do not.
+        `recoveries`: whether ranks may come back on fewer machines, and where that is noted; None: they may not.
         """
-        self._layout, self._nodes, self._calls, self._config, self._note = layout, nodes, calls, config, note
+        self._layout, self._nodes, self._calls, self._config = layout, nodes, calls, config
+        self._recoveries = recoveries
         self._logs, self._forks = logs, forks
         self._of_copy, self._all = Sizes.of(config).model_ranks, Sizes.of(config).data_parallel
         self._given_up: frozenset[str] = frozenset()  # machines that are waited for no more
@@ -55,7 +57,7 @@ class RankPlaces:
         """Start the processes of all ranks. UserError where there is no place for them."""
         slots, nodes = self._settled()
         copies = len(slots) // self._of_copy
-        if copies > self.copies and self._note is not None:
+        if copies > self.copies:
             self._note(f"the trainer's ranks have their machines again: {copies} data-parallel ranks")
         self.copies = copies
         self._nodes[:] = nodes  # whoever looks for a machine that is not in use sees which are
@@ -86,7 +88,7 @@ class RankPlaces:
             try:
                 return self._layout.ranks, host.standing_in(self._nodes, used, self._config.cluster.gpus_per_node)
             except MachinesGone as short:
-                if self._note is None or patience_s is None:
+                if self._recoveries is None or not self._recoveries.may_shrink or patience_s is None:
                     raise
                 gone = frozenset(self._nodes[number] for number in short.numbers)
                 if gone <= self._given_up or host.clock() - began >= patience_s:
@@ -114,8 +116,11 @@ class RankPlaces:
             return left[: copies * self._of_copy]
         raise UserError(f"{short}; the {len(left)} ranks that there is room for cannot go on without it: {why}")
 
+    def _note(self, what: str) -> None:
+        if self._recoveries is not None:
+            self._recoveries.note(what)
+
     def _tell(self, copies: int) -> None:
-        assert self._note is not None
         self._note(
             "no machine came in the place of one that is gone (run.recover_smaller_after_s): going on with "
             f"{copies} of {self._all} data-parallel ranks, so that passes and steps take about "

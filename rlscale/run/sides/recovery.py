@@ -86,7 +86,7 @@ class Recoveries:
     """Whether lost ranks are brought back (`run.recover`), and how often they were."""
 
     def __init__(self, config: Config, calls: Calls, note: Callable[[str], None]) -> None:
-        self._calls, self._note = calls, note
+        self._calls, self.note = calls, note
         self._most = config.run.recover_at_most
         back = config.run.recover is Recover.trainer and not config.run.in_process
         self.saves = config.checkpoint.every > 0 or config.checkpoint.every_s is not None
@@ -96,9 +96,9 @@ class Recoveries:
         self.copies = StateCopies(calls, note, without, asked=asked) if back and copies_state(config) else None
         """What keeps the ranks' state in memory; None where that is not wanted."""
         self._back = back
-        self.fewer = note if back and fewer_can_begin(config) and not shares_devices(config.cluster) else None
-        """Where ranks that come back on fewer machines are told of; None where engines are lost with these, too, or
-        fewer ranks have nothing to begin with."""
+        self.may_shrink = back and fewer_can_begin(config) and not shares_devices(config.cluster)
+        """Whether ranks may come back on fewer machines: not where engines are lost with these, too, or fewer ranks have
+        nothing to begin with."""
         self._why_no_copies = (
             "as checkpoint.in_memory=false"
             if config.checkpoint.in_memory is False
@@ -114,7 +114,7 @@ class Recoveries:
         if self.count >= self._most:
             raise RunFailed(f"{lost} (run.recover_at_most={self._most} recoveries are used up)") from lost
         self.count += 1
-        self._note(f"{lost.brief}; starting the trainer's ranks again")
+        self.note(f"{lost.brief}; starting the trainer's ranks again")
 
     @property
     def wanted(self) -> bool:
@@ -134,10 +134,10 @@ class Recoveries:
         """They are as they were before, by the copy of their state after `copied` iterations or by a checkpoint."""
         again = f"iterations trained again: {len(log.since(copied))}"
         if copied is not None:
-            self._note(f"the trainer's ranks are back with the state that was copied in memory; {again}")
+            self.note(f"the trainer's ranks are back with the state that was copied in memory; {again}")
             return
         since = f"from {log.checkpoint}" if log.checkpoint is not None else "from the run's first weights"
-        self._note(f"the trainer's ranks are back {since}, {self.why_no_copy}; {again}")
+        self.note(f"the trainer's ranks are back {since}, {self.why_no_copy}; {again}")
 
     def need_all_since(self, log: RedoLog) -> None:
         """RunFailed where nothing leads from the checkpoint to where the trainer was."""

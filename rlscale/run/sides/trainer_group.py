@@ -60,8 +60,7 @@ class TrainerGroup:
 
         `recoveries`: whether lost ranks are brought back; None: they are not.
         """
-        note = None if recoveries is None else recoveries.fewer
-        self._places = RankPlaces(layout, nodes, calls, logs, config, forks, note)
+        self._places = RankPlaces(layout, nodes, calls, logs, config, forks, recoveries)
         self._actors = self._places.new_actors()
         self._calls, self._recoveries = calls, recoveries
         self._parts_of: list[int] = []
@@ -323,8 +322,8 @@ class TrainerGroup:
 
     def busy(self) -> list[list[tuple[str, float, float]]]:
         """What each rank did since the last call; nothing where there are more of them than lanes."""
-        asked = self._ranks if len(self._ranks) <= MOST_LANES else []
-        return self._ask(lambda: [rank.busy.remote() for rank in asked], "asking what the ranks did")
+        what = "asking what the ranks did"
+        return self._ask(lambda: [r.busy.remote() for r in self._ranks if len(self._ranks) <= MOST_LANES], what)
 
     @contextmanager
     def profiled(self, folder: Path, iteration: int) -> Iterator[None]:

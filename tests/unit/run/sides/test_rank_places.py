@@ -64,8 +64,8 @@ class Ranks:
         forks: Any = None
         layout = lay_out_run(self.config)
         given = (layout, list(MACHINES), calls, Path(), self.config, forks)
-        self.places = RankPlaces(*given, self.notes.append)
-        self.silent = RankPlaces(*given)
+        both: list[Any] = [SimpleNamespace(note=self.notes.append, may_shrink=may) for may in (True, False)]
+        self.places, self.whole = (RankPlaces(*given, recoveries) for recoveries in both)
 
     def _begin(self, layout: Layout, nodes: list[str], *_: Any) -> None:
         self.started.append((layout, nodes))
@@ -131,15 +131,15 @@ def test_copies_whose_number_the_experts_do_not_allow_are_left_out(make: Any) ->
     assert (run.places.copies, len(run.slots)) == (4, 4)
 
 
-@pytest.mark.parametrize("silent", [False, True])
-def test_without_room_for_a_copy_or_where_nobody_wants_fewer_the_run_ends(make: Any, silent: bool) -> None:
+@pytest.mark.parametrize("whole", [False, True])
+def test_without_room_for_a_copy_or_where_there_may_not_be_fewer_the_run_ends(make: Any, whole: bool) -> None:
     given = ["parallel.tensor=2", "parallel.pipeline=2", "parallel.data=1"]
-    run = make(*([] if silent else given))
+    run = make(*([] if whole else given))
     run.cluster.gone = {"a"}
-    why = "one copy of the model takes 4" if not silent else "the same command resumes the run$"
+    why = "one copy of the model takes 4" if not whole else "the same command resumes the run$"
     with pytest.raises(UserError, match=f"a machine of the trainer's ranks is gone.*{why}"):
-        (run.silent if silent else run.places).new_actors()
-    assert run.cluster.now == (0.0 if silent else 120.0)
+        (run.whole if whole else run.places).new_actors()
+    assert run.cluster.now == (0.0 if whole else 120.0)
     run = make("run.recover_smaller_after_s=null")
     run.cluster.gone = {"a"}
     with pytest.raises(UserError, match=r"the same command resumes the run$"):

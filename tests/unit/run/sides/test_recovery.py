@@ -186,6 +186,20 @@ def test_a_damaged_checkpoint_is_no_place_to_go_on_from(make: Any) -> None:
 IN_MEMORY = "checkpoint.in_memory=true"
 
 
+@pytest.mark.parametrize("given", [[], [IN_MEMORY]])
+def test_what_ranks_did_is_asked_of_those_that_came_in_the_place_of_lost_ones(make: Any, given: list[str]) -> None:
+    run = make(*given)
+    if given:
+        run.dies("copy_state")
+        run.train("a")
+    else:
+        run.dies("end_profile")
+        with run.group.profiled(Path("profile"), 1):
+            run.train("a")
+    assert len(run.group.busy()) == 1
+    assert (run.recoveries.count, len(run.ranks), run.ranks[1].ended) == (1, 2, False)
+
+
 @pytest.mark.parametrize("given", [[], [IN_MEMORY], [IN_MEMORY, "checkpoint.every=0"]])
 @pytest.mark.parametrize("seed", range(40))
 def test_whatever_is_lost_at_whatever_call_every_batch_is_trained_on_once_in_its_order(
@@ -207,13 +221,15 @@ def test_whatever_is_lost_at_whatever_call_every_batch_is_trained_on_once_in_its
     writing: tuple[Path, int] | None = None
     trained: list[int] = []
     for number in range(60):
-        what = draw.choice(["train", "train", "send", "save", "look"])
+        what = draw.choice(["train", "train", "send", "save", "look", "busy"])
         if what == "train":
             run.train(number)
             trained.append(number)
         elif what == "send":
             run.group.connect_engines(SimpleNamespace(timeout_s=1.0), ("url",), "key")
             run.group.send_weights(number, lambda: None)
+        elif what == "busy":
+            run.group.busy()
         elif what == "save" and writing is None:
             with suppress(RanksLost):
                 run.group.begin_save(Path(f"{number}/trainer"), True)

@@ -41,6 +41,8 @@ class Actors:
         return [0]
 
     def _do(self, method: str, *given: Any) -> Any:
+        if self.ended:  # as Ray answers who asks a process that it has ended
+            return Death()
         if self._dies_of and self._dies_of[0] in (method, given[0] if given else None):
             if method == "put_state":  # some of it is there by then
                 self.state = list(given[0])
