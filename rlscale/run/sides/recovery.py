@@ -97,8 +97,8 @@ class Recoveries:
         """What keeps the ranks' state in memory; None where that is not wanted."""
         self._back = back
         self.may_shrink = back and fewer_can_begin(config) and not shares_devices(config.cluster)
-        """Whether ranks may come back on fewer machines: not where engines are lost with these, too, or fewer ranks have
-        nothing to begin with."""
+        """Whether ranks may come back on fewer machines: not where engines are lost with these, too, or where fewer
+        ranks have nothing to begin with."""
         self._why_no_copies = (
             "as checkpoint.in_memory=false"
             if config.checkpoint.in_memory is False

@@ -157,8 +157,8 @@ def test_without_room_for_a_copy_or_where_there_may_not_be_fewer_the_run_ends(ma
 )
 def test_fewer_ranks_are_waited_for_only_where_they_have_something_to_begin_with(given: list[str], fewer: bool) -> None:
     nobody: Any = None
-    recoveries = Recoveries(compose(None, [*CLUSTER, *given]), nobody, nobody_told := lambda line: None)
-    assert (recoveries.fewer is nobody_told) is fewer
+    recoveries = Recoveries(compose(None, [*CLUSTER, *given]), nobody, lambda line: None)
+    assert recoveries.may_shrink is fewer
 
 
 def test_what_was_divided_for_more_copies_is_divided_as_it_would_have_been_for_fewer(make: Any) -> None:
