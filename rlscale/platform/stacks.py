@@ -33,6 +33,8 @@ _IDLE = {
     ("resource_tracker.py", "main"),  # of multiprocessing, beside whoever spawns
 }
 """Where a process waits to be given something to do: file and function."""
+_LOOP_WAITS = [("selectors.py", "select"), ("base_events.py", "_run_once")]
+"""The innermost frames of an event loop of Python's own that waits for whatever comes first."""
 _IDLE_FRAMES = 4
 """How many frames of a stack are looked at for that, from the innermost on."""
 
@@ -96,6 +98,8 @@ def doing(stacks: str) -> str | None:
     None for a process that waits to be given something to do. Takes what a process wrote, and what py-spy read.
     """
     frames = _frames_of_main(stacks)
+    if [(file, function) for file, _, function in frames[:2]] == _LOOP_WAITS:
+        return None
     if not frames or any((file, function) in _IDLE for file, _, function in frames[:_IDLE_FRAMES]):
         return None
     file, line, function = next((frame for frame in frames if frame[0] not in _WAITING), frames[0])

@@ -118,3 +118,18 @@ Thread 26814 (idle): "MainThread"
 
 def test_who_tracks_what_spawned_processes_share_is_not_said_to_hang() -> None:
     assert doing(TRACKER) is None
+
+
+LOOP = """Process 7: python -m rlscale.serve.simulator.simulated_main
+Python v3.11.7 (/usr/bin/python3.11)
+
+Thread 7 (idle): "MainThread"
+    {}
+    BaseEventLoop._run_once (asyncio/base_events.py:1884)
+    BaseEventLoop.run_forever (asyncio/base_events.py:607)
+"""
+
+
+def test_a_loop_that_waits_does_nothing_and_one_that_calls_something_does_that() -> None:
+    assert doing(LOOP.format("EpollSelector.select (selectors.py:468)")) is None
+    assert doing(LOOP.format("judge (mine.py:9)")) == "judge (mine.py:9)"
