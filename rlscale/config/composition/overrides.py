@@ -92,6 +92,10 @@ _PLAIN = re.compile(r"[^\s,=\[\](){}\'\"\\$]([^,=\[\](){}\'\"\\$\n]*[^\s,=\[\]()
 """Values without a character that means something to Hydra: no list, mapping, call, quote, escape, interpolation."""
 
 
+parser = functools.cache(OverridesParser.create)
+"""Hydra's parser, which looks through its functions for as long as it parses a text."""
+
+
 def _parsed(text: str) -> Override:
     return copy.deepcopy(_once_parsed(text))
 
@@ -100,7 +104,7 @@ def _parsed(text: str) -> Override:
 def _once_parsed(text: str) -> Override:
     """The runs of a sweep, and the layouts that `plan --solve` tries, share most of their overrides."""
     text.encode()  # a command line may hold bytes that are not text; YAML could not hold them
-    (override,) = OverridesParser.create().parse_overrides([text])
+    (override,) = parser().parse_overrides([text])
     return override
 
 

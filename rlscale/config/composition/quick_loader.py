@@ -23,13 +23,13 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.default_element import ConfigDefault, GroupDefault, InputDefault, ResultDefault
 from hydra.core.object_type import ObjectType
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlscale.config.composition import quick_kinds, quick_yaml  # noqa: F401  they change what OmegaConf asks and reads with
 from rlscale.config.composition.node_copy import copy_of
+from rlscale.config.composition.overrides import parser
 from rlscale.config.composition.section_merging import Part, merged, merged_at_once
 
 _every_interpolation_map = defaults_lists._create_interpolation_map
@@ -103,7 +103,7 @@ class JobLoader(QuickLoader):
 
     def compose(self, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str | None]]:
         """What the defaults list chooses with these overrides, and the option of each group. Raises what Hydra does."""
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        parsed = parser().parse_overrides(list(overrides))
         repo = self.repository
         chosen = defaults_lists.create_defaults_list(repo, self._made, parsed, prepend_hydra=False, skip_missing=False)
         options = [default for default in chosen.defaults if default.config_path != self._made]
