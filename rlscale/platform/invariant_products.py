@@ -53,7 +53,7 @@ class Tiles:
     def _next(self, left: int) -> int:
         """Rows of a tile where so many are left."""
         if left <= TILE:
-            return SMALLER if left <= SMALLER in self.sizes else TILE
+            return SMALLER if left <= SMALLER and SMALLER in self.sizes else TILE
         worth = [size for size in LARGER if size in self.sizes and size <= FILLED * left]
         return next((size for size in worth if size <= left), worth[-1] if worth else TILE)
 
