@@ -1,4 +1,4 @@
-"""Ranks that come back as fewer copies of the model, or as more, in the middle of an iteration: all else is the same."""
+"""Ranks that come back as fewer copies of the model, or as more, in the middle of an iteration."""
 
 from __future__ import annotations
 
