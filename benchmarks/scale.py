@@ -220,7 +220,7 @@ def healed(folder: Path, engines: int, groups: int) -> dict[str, float]:
     for number in range(engines):
         spec: Any = SimpleNamespace(name=f"engine-{number}", role=Role.regular, tensor_parallel=1)
         fleet._engines.append(Engine(spec, fleet._launchers[number // PER_MACHINE], f"http://engine-{number}"))
-    router: Any = SimpleNamespace(add=lambda url, role: None, remove=lambda url: None)
+    router: Any = SimpleNamespace(add=lambda url, role, meanwhile: None, remove=lambda url: None)
     fleet._router_client = lambda: router  # type: ignore[method-assign]  # nobody listens here
     found = {}
     for name, ended in (("nobody down", 0), ("a tenth down", engines // 10)):

@@ -17,9 +17,9 @@ ALONE: dict[str, Any] = {"bootstrap_host": "2.2.2.2", "bootstrap_room": 0}
 only generates does so from keys and values that nobody computed."""
 
 
-def bootstrap_port(url: str, api_key: str | None) -> int:
+def bootstrap_port(url: str, api_key: str | None, timeout: float = 60.0) -> int:
     """Where the engine at `url`, which reads prompts, tells of what it has. CallError if it does not say."""
-    return int(call(url, "/server_info", api_key, timeout=60.0)["disaggregation_bootstrap_port"])
+    return int(call(url, "/server_info", api_key, timeout=timeout)["disaggregation_bootstrap_port"])
 
 
 def together(url: str, port: int) -> dict[str, Any]:

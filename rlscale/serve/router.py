@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 from urllib.parse import quote
 
@@ -65,13 +66,57 @@ def router_command() -> list[str]:
     return [sys.executable, "-m", "rlscale.serve.router_main"]
 
 
-class RouterClient:
-    """The router's list of workers. Calls block; each raises CallError if the router does not do what it is told."""
+class WorkerList(ABC):
+    """A router's list of workers. Calls block; each raises CallError if the router does not do what it is told."""
 
-    def __init__(self, url: str, api_key: str | None, timeout: float = 60.0) -> None:
+    timeout = 60.0
+    """Seconds for an answer, and as long again for what comes of it."""
+    look_every_s = 0.05
+    """Between two looks whether the router has done it."""
+
+    def __init__(self, url: str) -> None:
         self.url = url
+
+    @abstractmethod
+    def add(
+        self,
+        url: str,
+        api_key: str | None = None,
+        role: Role = Role.regular,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Make the engine at `url` a worker; returns once the router sends it requests.
+
+        `api_key` is the engine's where it differs from the router's. `meanwhile` runs between two looks, and may raise.
+        """
+
+    @abstractmethod
+    def remove(self, url: str) -> None:
+        """Send the engine at `url` nothing more; returns once it is off the list. Nothing to do if it is not on it."""
+
+    def _wait_added(self, url: str, healthy: Callable[[], bool | None], meanwhile: Callable[[], None]) -> None:
+        self._wait(lambda: healthy() is True, f"{url} did not become a worker", meanwhile)
+
+    def _wait_removed(self, url: str, healthy: Callable[[], bool | None]) -> None:
+        self._wait(lambda: healthy() is None, f"{url} is still a worker", lambda: None)
+
+    def _wait(self, condition: Callable[[], bool], complaint: str, meanwhile: Callable[[], None]) -> None:
+        """The router answers 202 and acts later: look until it has, or the time is up."""
+        deadline = time.monotonic() + self.timeout
+        while not condition():
+            meanwhile()
+            if time.monotonic() > deadline:
+                raise CallError(f"{self.url}/workers: {complaint} within {self.timeout:g} s")
+            time.sleep(self.look_every_s)
+
+
+class RouterClient(WorkerList):
+    """That of a router which this machine reaches."""
+
+    def __init__(self, url: str, api_key: str | None, timeout: float = WorkerList.timeout) -> None:
+        super().__init__(url)
         self._api_key = api_key
-        self._timeout = timeout
+        self.timeout = timeout
 
     def workers(self) -> dict[str, dict[str, Any]]:
         """What the router knows of its workers, by their URL: at least `id` and `is_healthy`."""
@@ -84,42 +129,79 @@ class RouterClient:
         role: Role = Role.regular,
         meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
-        """Make the engine at `url` a worker; returns once the router sends it requests.
+        """See WorkerList."""
+        self.begin_add(url, api_key, role)
+        self._wait_added(url, lambda: self.healthy(url), meanwhile)
 
-        `api_key` is the engine's where it differs from the router's. `meanwhile` runs between two looks, and may raise.
-        """
+    def begin_add(self, url: str, api_key: str | None = None, role: Role = Role.regular) -> None:
+        """Tell it to add the engine, without waiting until it has."""
         key = api_key or self._api_key
         body: dict[str, Any] = {"url": url, "api_key": key} if key else {"url": url}
         if role is not Role.regular:
             body["worker_type"] = role.value
         if role is Role.prefill:
-            body["bootstrap_port"] = bootstrap_port(url, key)
+            body["bootstrap_port"] = bootstrap_port(url, key, self.timeout)
         self._call("/workers", body)
-        healthy = f"{url} did not become a worker"
-        self._wait(lambda workers: workers.get(url, {}).get("is_healthy", False), healthy, meanwhile)
+
+    def healthy(self, url: str) -> bool | None:
+        """Whether the router sends the engine at `url` requests; None where that one is not on its list."""
+        worker = self.workers().get(url)
+        return None if worker is None else bool(worker.get("is_healthy", False))
 
     def remove(self, url: str) -> None:
-        """Send the engine at `url` nothing more; returns once it is off the list. Nothing to do if it is not on it."""
-        worker = self.workers().get(url)
-        if worker is None:
-            return
-        self._call(f"/workers/{quote(worker['id'], safe='')}", method="DELETE")
-        self._wait(lambda workers: url not in workers, f"{url} is still a worker")
+        """See WorkerList."""
+        if self.begin_remove(url):
+            self._wait_removed(url, lambda: self.healthy(url))
 
-    def _wait(self, condition: Any, complaint: str, meanwhile: Callable[[], None] = lambda: None) -> None:
-        """The router answers 202 and acts later: look until it has, or the time is up."""
-        deadline = time.monotonic() + self._timeout
-        while not condition(self.workers()):
-            meanwhile()
-            if time.monotonic() > deadline:
-                raise CallError(f"{self.url}/workers: {complaint} within {self._timeout:g} s")
-            time.sleep(0.05)
+    def begin_remove(self, url: str) -> bool:
+        """Tell it to remove the engine, without waiting until it has; whether that is on the list."""
+        worker = self.workers().get(url)
+        if worker is not None:
+            self._call(f"/workers/{quote(worker['id'], safe='')}", method="DELETE")
+        return worker is not None
 
     def _call(self, path: str, body: Any = None, method: str | None = None) -> Any:
-        return call(self.url, path, self._api_key, body, method=method, timeout=self._timeout)
+        return call(self.url, path, self._api_key, body, method=method, timeout=self.timeout)
 
 
 def at_once(tell: Callable[[Any], None], of: Sequence[Any]) -> None:
     """Tell a router of several engines beside each other: it answers each call some time later."""
     with ThreadPoolExecutor(min(max(len(of), 1), _AT_ONCE), "router") as threads:
         list(threads.map(tell, of))
+
+
+def add_at_once(
+    add: Callable[[str, Callable[[], None]], None], urls: Sequence[str], look: Callable[[], Mapping[str, UserError]]
+) -> dict[str, UserError]:
+    """Add several engines beside each other; which of them the router does not know then, by their URLs, and why.
+
+    `add(url, meanwhile)` runs in threads. `look` runs in this one alone, again and again: it says with which engines
+    that is of no use any more, and why, or gives all up with what it raises.
+    """
+    given_up: dict[str, UserError] = {}
+
+    def one(url: str) -> None:
+        def go_on() -> None:
+            if (error := given_up.get(url)) is not None:
+                raise error
+
+        go_on()
+        add(url, go_on)
+
+    with ThreadPoolExecutor(min(max(len(urls), 1), _AT_ONCE), "router") as threads:
+        adding = {threads.submit(one, url): url for url in urls}
+        left: Collection[Future[None]] = adding
+        try:
+            while left := wait(left, WorkerList.look_every_s).not_done:
+                given_up.update(look())
+        except BaseException as error:
+            given_up.update({url: CallError(f"{url}: given up ({error})") for url in urls})
+            raise
+    found: dict[str, UserError] = {}
+    for added, url in adding.items():
+        failure = added.exception()
+        if isinstance(failure, UserError):
+            found[url] = failure
+        elif failure is not None:
+            raise failure
+    return found

@@ -42,6 +42,8 @@ _SPELL_FACTOR = 4
 """How many times as long as ever before an engine may compute without a pass, once it made one."""
 _ANSWER_S = 60.0
 """How long one such question is out."""
+_ROUTER_ANSWERS_S = 10.0
+"""How long a router may take to answer what it is told by way of its machine's supervisor."""
 _LINES = 100
 """Lines of the log of a server that ended by itself which go into the run's error.log."""
 
@@ -189,12 +191,22 @@ class Supervisor:
         return self._start(ROUTER, _Entry(launch, healthy, self.host, timeout_s, None, only_answers=True))
 
     def add_worker(self, router: str, url: str, role: Role) -> None:
-        """The router at that URL of this machine, which nobody else reaches, sends an engine requests; CallError."""
-        RouterClient(router, self._api_key or None).add(url, role=role)
+        """The router at that URL of this machine, which nobody else reaches, is to send an engine requests; CallError.
 
-    def remove_worker(self, router: str, url: str) -> None:
-        """It sends the engine nothing more; CallError."""
-        RouterClient(router, self._api_key or None).remove(url)
+        Nobody waits here until it does, as others want to be answered, too: see `worker_is_healthy`.
+        """
+        self._router(router).begin_add(url, role=role)
+
+    def remove_worker(self, router: str, url: str) -> bool:
+        """It is to send the engine nothing more; CallError. Whether that one was on its list."""
+        return self._router(router).begin_remove(url)
+
+    def worker_is_healthy(self, router: str, url: str) -> bool | None:
+        """Whether it sends the engine requests, None where that one is not on its list; CallError."""
+        return self._router(router).healthy(url)
+
+    def _router(self, url: str) -> RouterClient:
+        return RouterClient(url, self._api_key or None, _ROUTER_ANSWERS_S)
 
     def dead(self) -> list[str]:
         """Names of the servers that ended without being told to."""
@@ -248,6 +260,14 @@ class Supervisor:
             _log.error("%s %s. The end of %s:\n%s", name, why, entry.process.log, entry.process.log_tail(_LINES))
             entry.process.stop()
         return self._start(name, entry)
+
+    def end(self, name: str) -> None:
+        """End that server, which counts as one that died: it is to be restarted. Nothing where there is none."""
+        with self._lock:
+            entry = self._entries.get(name)
+        if entry is not None and entry.process is not None:
+            entry.pulse = None
+            entry.process.stop()
 
     def forget(self, name: str) -> None:
         """End that server for good."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import BoundedSemaphore
 from typing import Any
 
 from rlscale.config.errors import UserError
@@ -23,10 +24,10 @@ from rlscale.run.sides.engine_specs import engine_specs, router_settings
 from rlscale.run.sides.given_engine import GivenEngine
 from rlscale.run.sides.healing import Healing
 from rlscale.run.sides.launchers import LOOPBACK, Supervised, end_launchers, start_launcher
-from rlscale.run.sides.router_elsewhere import RouterElsewhere
+from rlscale.run.sides.router_elsewhere import RouterElsewhere, turns
 from rlscale.serve.http import CallError
 from rlscale.serve.receiver import EngineReceiver
-from rlscale.serve.router import RouterClient, at_once, router_options
+from rlscale.serve.router import RouterClient, WorkerList, add_at_once, at_once, router_options
 from rlscale.serve.supervisor import ROUTER
 
 _START = "cluster.start_timeout_s"
@@ -68,6 +69,7 @@ class Engines:
     """The folder that the engines start from."""
     _engines: list[Engine] = field(default_factory=list)
     _launchers: dict[int, Any] = field(default_factory=dict)
+    _turn: BoundedSemaphore = field(default_factory=turns)
 
     @property
     def urls(self) -> list[str]:
@@ -174,7 +176,18 @@ class Engines:
 
     def admit(self, urls: Sequence[str], meanwhile: Callable[[], None] = lambda: None) -> None:
         """Let the router send requests to these engines, too. `meanwhile` runs until it does, and may give it up."""
-        at_once(lambda one: self._join(one, meanwhile), [engine for engine in self._engines if engine.url in urls])
+
+        def look() -> dict[str, UserError]:
+            meanwhile()
+            return {}
+
+        for error in self.admitted(urls, look).values():
+            raise error
+
+    def admitted(self, urls: Sequence[str], look: Callable[[], dict[str, UserError]]) -> dict[str, UserError]:
+        """The same of each alone: which of them the router does not know, and why. `look`: see `add_at_once`."""
+        engines = {engine.url: engine for engine in self._engines if engine.url in urls}
+        return add_at_once(lambda url, meanwhile: self._join(engines[url], meanwhile), list(engines), look)
 
     @property
     def members(self) -> list[Engine]:
@@ -193,14 +206,29 @@ class Engines:
     def release_memory(self, tags: Sequence[str] = MEMORY, *, of_the_living: bool = False) -> None:
         """Let the engines, idle now, give device memory to the trainer (GPU, colocated), where they have not yet.
 
-        `of_the_living`: those that are down are not asked, and one that fails hinders no other: they are mended later.
+        `of_the_living`: those that are down are not asked, and one that fails hinders no other. They are ended instead,
+        as one that is only stopped keeps what it has, and mended later.
         """
-        for engine in self._living() if of_the_living else self._engines:
+        asked = self._living() if of_the_living else self._engines
+        keep = [engine for engine in self._engines if engine not in asked]
+        for engine in asked:
             held = [tag for tag in tags if tag not in engine.released]
             if held:
-                with suppress(CallError) if of_the_living else nullcontext():
+                try:
                     self._receiver(engine.url).release_memory(held)
                     engine.released.update(held)
+                except CallError:
+                    if not of_the_living:
+                        raise
+                    keep.append(engine)
+        self._end([engine.spec.name for engine in keep if engine.spec is not None])
+
+    def _end(self, names: Sequence[str]) -> None:
+        """End these engines, which count as dead from then on."""
+        ending = [self.named(name).launcher.call.remote("end", name) for name in names]
+        for name, ended in zip(names, ending, strict=True):
+            self.calls.one(ended, f"end of {name}")
+            self.note(f"{name} does not give its memory to the trainer, and was ended")
 
     def resume_memory(self, tags: Sequence[str], *, of_the_living: bool = False) -> None:
         """Let the engines take device memory back: that of "weights" or of the "kv_cache", where they gave it up.
@@ -275,11 +303,11 @@ class Engines:
         self._router_client().add(engine.url, role=engine.role, meanwhile=meanwhile)
         engine.away = False
 
-    def _router_client(self) -> RouterClient | RouterElsewhere:
+    def _router_client(self) -> WorkerList:
         """What talks to the router, which listens on its own machine alone: the rollout service is there, too."""
         if self.calls.host.is_here(self.nodes[0]):
             return RouterClient(self.router_url, self.api_key or None)
-        return RouterElsewhere(self.calls.host, self._launchers[0], self.router_url)
+        return RouterElsewhere(self.calls.host, self._launchers[0], self.router_url, self._turn)
 
     def _receiver(self, url: str) -> EngineReceiver:
         return EngineReceiver(url, self.api_key or None, self.config.weights.timeout_s)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -13,13 +13,10 @@ from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.run.processes.remote_calls import Calls, RunFailed
 from rlscale.run.sides.engine_records import Down, Engine
-from rlscale.serve.http import CallError
-from rlscale.serve.router import at_once
+from rlscale.run.sides.launchers import AT_ONCE
+from rlscale.serve.http import CallError, Unanswered
 from rlscale.serve.supervisor import DIED, ROUTER
 
-AT_ONCE = 6
-"""Servers of one machine that are restarted beside each other. A launcher does eight things at once, and is also asked
-how its servers are."""
 _DEATH_SHOWS_S = 5.0
 _LOOK_EVERY_S = 1.0
 _LEFT_OUT = "is left out by the router"
@@ -86,9 +83,7 @@ class Fleet(Protocol):
 
     def withdraw(self, urls: Sequence[str]) -> None: ...
 
-    def down_among(self, urls: Sequence[str]) -> list[Down]: ...
-
-    def admit(self, urls: Sequence[str], meanwhile: Callable[[], None] = ...) -> None: ...
+    def admitted(self, urls: Sequence[str], look: Callable[[], dict[str, UserError]]) -> dict[str, UserError]: ...
 
     def let_go(self, url: str) -> None: ...
 
@@ -180,26 +175,54 @@ class Healing:
         fleet.router_url = url
         self._redirect(url)
         down = self._order.down
-        at_once(self._admit, [one for one in fleet.members if one.spec is None or one.spec.name not in down])
-        fleet.note("router is back")
+        here = [one for one in fleet.members if not one.away]  # the others have old weights, perhaps
+        if self._admit([one for one in here if one.spec is None or one.spec.name not in down]):
+            fleet.note("router is back")
 
-    def _admit(self, engine: Engine) -> None:
-        """Let the router send it requests. One that is stuck, which nobody has seen yet, is left to the next look."""
-        fleet, next_look = self._fleet, time.monotonic() + _LOOK_EVERY_S
+    def _admit(self, engines: Sequence[Engine]) -> bool:
+        """Let the router send them requests. One that is stuck, which nobody has seen yet, is left to the next look.
 
-        def look() -> None:
+        False where the router itself is down again: nothing is wrong with them then, and its next return admits them.
+        """
+        fleet, urls = self._fleet, [engine.url for engine in engines]
+        next_look = time.monotonic() + _LOOK_EVERY_S
+
+        def look() -> dict[str, UserError]:
             nonlocal next_look
-            if time.monotonic() >= next_look:
-                next_look = time.monotonic() + _LOOK_EVERY_S
-                for one in fleet.down_among([engine.url]):
-                    raise UserError(f"{one.name} {one.why}")
+            if time.monotonic() < next_look:
+                return {}
+            down = fleet.down()
+            next_look = time.monotonic() + _LOOK_EVERY_S
+            found = {one.name: UserError(f"{one.name} {one.why}") for one in down}
+            if (router := found.pop(ROUTER, None)) is not None:
+                return dict.fromkeys(urls, router)
+            return {fleet.named(name).url: error for name, error in found.items()}
 
-        try:
-            fleet.admit([engine.url], look)
-        except UserError as error:  # a guest may be gone, too
-            if engine.spec is not None:
+        failed = fleet.admitted(urls, look)
+        router = self._router_that_is_down(failed.values())
+        for engine in engines:
+            if router is not None:
+                engine.away = False
+            elif engine.url in failed and engine.spec is not None:  # a guest may be gone, too
                 engine.away = True
-                self._stays_away(engine.spec.name, error)
+                self._stays_away(engine.spec.name, failed[engine.url])
+        if router is not None:
+            self._stays_away(ROUTER, UserError(f"it {router.why}"))
+        return router is None
+
+    def _router_that_is_down(self, errors: Iterable[UserError]) -> Down | None:
+        """The router where it is why engines could not be added. One that was killed is seen to be down a bit later."""
+        errors = list(errors)
+        waits = any(isinstance(error, Unanswered) for error in errors) and not self._fleet.calls.stopping
+        give_up = time.monotonic() + (_DEATH_SHOWS_S if waits else 0.0)
+        while errors:
+            for one in self._fleet.down():
+                if one.name == ROUTER:
+                    return one
+            if time.monotonic() >= give_up:
+                break
+            time.sleep(0.1)
+        return None
 
     def _welcome(self, back: Sequence[tuple[Engine, str]]) -> None:
         """Engines run again: they get the weights, all at once, and then requests.
@@ -226,7 +249,7 @@ class Healing:
                     if engine not in live and engine.spec is not None:
                         self._stays_away(engine.spec.name, error)
                 there = live
-        at_once(self._admit, there)
+        self._admit(there)
         for engine in there:
             if engine.spec is not None and not engine.away:
                 fleet.note(f"{engine.spec.name} is back with {fleet.restarted_with}")
@@ -261,6 +284,6 @@ class Healing:
                 raise
             fleet.note(f"the engines did not get the weights ({str(error).splitlines()[0]})")
             return
-        at_once(self._admit, fleet.members)
+        self._admit(fleet.members)
         if not any(engine.away for engine in fleet.members):
             fleet.note(f"all engines are back with {fleet.restarted_with}")

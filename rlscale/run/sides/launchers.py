@@ -15,6 +15,10 @@ from rlscale.run.processes.remote_calls import Calls
 
 LOOPBACK = "127.0.0.1"
 """Where routers listen: who asks one is on its machine, and tells the launcher there where it is on another one."""
+AT_ONCE = 6
+"""What a launcher is given to do at once that takes time."""
+_ANSWERS_BESIDE = 2
+"""How many questions it answers meanwhile: how its servers are, what they do."""
 _STOPPED_S = 8.0
 """How long servers may take to end."""
 
@@ -35,7 +39,7 @@ def start_launcher(calls: Calls, config: Config, node: int, identity: str, serve
     """The actor of machine `node`, which Ray knows as `identity`."""
     log = servers.logs / launcher_log(node)
     gpus = reserved_gpus(config.cluster, node, servers.reserved)
-    place = Place(identity, {"env_vars": dict(OWN_GPUS)}, concurrency=8, gpus=gpus)
+    place = Place(identity, {"env_vars": dict(OWN_GPUS)}, concurrency=AT_ONCE + _ANSWERS_BESIDE, gpus=gpus)
     folders = log.name, str(servers.logs), str(servers.scratch)
     stopped_s = config.cluster.answer_timeout_s
     told = servers.api_key, LOOPBACK, servers.fork_server, config.rollout.engine, stopped_s
@@ -50,3 +54,4 @@ def end_launchers(calls: Calls, launchers: Collection[Any]) -> None:
     calls.host.wait([launcher.call.remote("stop") for launcher in launchers], _STOPPED_S)
     for launcher in launchers:
         calls.host.end(launcher)  # whatever did not stop ends with its supervisor
+    calls.processes.forget(launchers)  # of one whose machine is gone nobody would answer

@@ -3,40 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import BoundedSemaphore
 from typing import Any
 
+from ray.exceptions import RayError, RayTaskError
+
+from rlscale.config.errors import UserError
 from rlscale.config.schema.engine_group_config import Role
 from rlscale.run.processes.actor_host import ActorHost
-from rlscale.serve.http import CallError
-
-_LOOK_EVERY_S = 0.2
-_ANSWERS_S = 150.0
-"""How long the launcher may take, which itself waits for the router: for its answer and, as long, for what follows."""
+from rlscale.run.sides.launchers import AT_ONCE
+from rlscale.serve.http import CallError, Unanswered
+from rlscale.serve.router import WorkerList
 
 
-class RouterElsewhere:
-    """In the place of a `RouterClient`, with the same errors."""
+def turns() -> BoundedSemaphore:
+    """For all that talk through one launcher: it answers others beside them."""
+    return BoundedSemaphore(AT_ONCE)
 
-    def __init__(self, host: ActorHost, launcher: Any, url: str) -> None:
-        """`launcher`: of the router's machine."""
-        self._host, self._launcher, self._url = host, launcher, url
 
-    def add(self, url: str, role: Role = Role.regular, meanwhile: Callable[[], None] = lambda: None) -> None:
-        """Make the engine at `url` a worker; returns once the router sends it requests.
+class RouterElsewhere(WorkerList):
+    """In the place of a `RouterClient`, with the same errors. Calls are short: who waits for the router, waits here."""
 
-        `meanwhile` runs between two looks, and may raise.
-        """
-        self._tell("add_worker", url, role, meanwhile=meanwhile)
+    look_every_s = 0.2
+
+    def __init__(self, host: ActorHost, launcher: Any, url: str, turn: BoundedSemaphore | None = None) -> None:
+        """`launcher`: of the router's machine. `turn`: shared by all that talk through it."""
+        super().__init__(url)
+        self._host, self._launcher, self._turn = host, launcher, turn or turns()
+
+    def add(
+        self,
+        url: str,
+        api_key: str | None = None,
+        role: Role = Role.regular,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> None:
+        """See WorkerList. The launcher has the key, which is the router's."""
+        self._told("add_worker", url, role, meanwhile=meanwhile)
+        self._wait_added(url, lambda: self._told("worker_is_healthy", url, meanwhile=meanwhile), meanwhile)
 
     def remove(self, url: str) -> None:
-        """Send the engine at `url` nothing more."""
-        self._tell("remove_worker", url)
+        """See WorkerList."""
+        if self._told("remove_worker", url):
+            self._wait_removed(url, lambda: self._told("worker_is_healthy", url))
 
-    def _tell(self, method: str, *given: Any, meanwhile: Callable[[], None] = lambda: None) -> None:
-        told = self._launcher.call.remote(method, self._url, *given)
-        deadline = self._host.clock() + _ANSWERS_S
-        while not self._host.wait([told], _LOOK_EVERY_S)[0]:
+    def _told(self, method: str, *given: Any, meanwhile: Callable[[], None] = lambda: None) -> Any:
+        while not self._turn.acquire(timeout=self.look_every_s):
             meanwhile()
-            if self._host.clock() > deadline:
-                raise CallError(f"{self._url}: its launcher did not answer within {_ANSWERS_S:g} s")
-        self._host.get(told)
+        try:
+            told = self._launcher.call.remote(method, self.url, *given)
+            if not self._host.wait([told], self.timeout)[0]:
+                raise Unanswered(f"{self.url}: its launcher did not answer within {self.timeout:g} s")
+            return self._host.get(told)
+        except RayTaskError as error:
+            raise _as_raised(error, self.url) from error
+        except RayError as error:
+            raise Unanswered(f"{self.url}: its launcher is gone ({type(error).__name__})") from error
+        finally:
+            self._turn.release()
+
+
+def _as_raised(error: RayTaskError, router: str) -> CallError:
+    """What the launcher raised: Ray's error is of that class, too, but its text is a traceback."""
+    cause = error.cause
+    if isinstance(cause, Unanswered):
+        return Unanswered(str(cause))
+    what = (
+        str(cause) if isinstance(cause, UserError) else f"{router}: its launcher raised {type(cause).__name__}: {cause}"
+    )
+    return CallError(what)

@@ -26,6 +26,10 @@ class CopyOfNoUse(Exception):
     """Ranks did not take the copy that they were given, which is given up. Some of them may have changed by then."""
 
 
+class _NothingFor(Exception):
+    """There is no copy for these ranks; the message says why."""
+
+
 @dataclass(frozen=True)
 class _Given:
     """What one rank is given."""
@@ -48,16 +52,16 @@ class _Copy:
     keys: Sequence[Any]
     """By which ranks with the same state are known."""
 
-    def given_to(self, keys: Sequence[Any], gone: Sequence[str]) -> list[_Given] | str:
-        """What ranks with these keys are given; or why there is nothing for them.
+    def given_to(self, keys: Sequence[Any], gone: Sequence[str]) -> list[_Given]:
+        """What ranks with these keys are given. _NothingFor where there is nothing for them.
 
         They may be fewer, or more, than those that made the copy, as long as they divide the model as those did.
         """
         if set(keys) != set(self.keys):
-            return "as ranks of another layout have other parts of the trainer's state"
+            raise _NothingFor("as ranks of another layout have other parts of the trainer's state")
         parts = parts_for(self.keys, self.machines, gone)
         if (without := next((rank for rank, found in enumerate(parts) if found is None), None)) is not None:
-            return f"as the machine with the copy of rank {without}'s state is gone"
+            raise _NothingFor(f"as the machine with the copy of rank {without}'s state is gone")
         ranks = [[rank for rank, own in enumerate(self.keys) if own == key] for key in keys]
         before = [list(keys[:number]).count(key) for number, key in enumerate(keys)]
         chosen = [found[number % len(found)] for found, number in zip(ranks, before, strict=True)]
@@ -151,9 +155,10 @@ class StateCopies:
         copy = self._copy
         if copy is None:
             return None
-        given = copy.given_to(self._keys, self._calls.host.gone(copy.machines))
-        if isinstance(given, str):
-            self._give_up(given)
+        try:
+            given = copy.given_to(self._keys, self._calls.host.gone(copy.machines))
+        except _NothingFor as why:
+            self._give_up(str(why))
             return None
         calls = [
             rank.call.remote("put_state", one.own, *one.parts) for rank, one in zip(actors.handles, given, strict=True)

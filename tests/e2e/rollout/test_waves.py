@@ -55,9 +55,9 @@ class Fleet:
         for url in urls:
             self.router.remove(url)
 
-    def admit(self, urls: Sequence[str]) -> None:
+    def admit(self, urls: Sequence[str], meanwhile: Callable[[], None] = lambda: None) -> None:
         for url in urls:
-            self.router.add(url)
+            self.router.add(url, meanwhile=meanwhile)
 
     def load(self, url: str) -> dict[str, Any]:
         report: dict[str, Any] = call(url, "/v1/loads?include=core", self.key, timeout=10)["loads"][0]

@@ -13,10 +13,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import psutil
 import pytest
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.cluster_config import Device
+from rlscale.config.schema.engine_group_config import Role
 from rlscale.platform.ports import free_port
 from rlscale.serve.addresses import url_of
 from rlscale.serve.guard import KILL_DEADLINE_S
@@ -232,6 +234,17 @@ def test_an_engine_that_answers_and_gives_no_tokens_is_down(supervisor: Supervis
             server.kill()
 
 
+def test_a_server_that_is_stopped_and_ended_is_gone_at_once_and_is_to_be_restarted(supervisor: Supervisor) -> None:
+    url = supervisor.start_router()
+    pid = supervisor._entries["router"].pid
+    os.kill(pid, signal.SIGSTOP)
+    supervisor.end("router")
+    supervisor.end("engine-9")  # there is none
+    assert not psutil.pid_exists(pid)
+    assert supervisor.down(20.0) == {"router": "died"}
+    assert supervisor.restart("router") == url
+
+
 def test_a_server_that_is_forgotten_ends_and_is_missed_by_nobody(supervisor: Supervisor) -> None:
     url = supervisor.start_router()
     supervisor.forget("router")
@@ -279,6 +292,12 @@ def test_a_worker_that_does_not_answer_is_reported(supervisor: Supervisor, taken
     with pytest.raises(CallError, match="did not become a worker"):
         client.add(f"http://127.0.0.1:{taken}")
     client.remove("http://127.0.0.1:9")  # never a worker: nothing to do
+    told = client.url, f"http://127.0.0.1:{taken}"
+    started = time.monotonic()
+    supervisor.add_worker(*told, Role.regular)  # which waits for no engine
+    assert time.monotonic() - started < 1.0
+    assert not supervisor.worker_is_healthy(*told)
+    assert not supervisor.remove_worker(client.url, "http://127.0.0.1:9")
 
 
 def test_who_starts_engines_does_not_import_torch() -> None:

@@ -94,13 +94,23 @@ def test_the_dead_hinder_no_other_engine_that_is_asked_for_memory(engines, recei
     assert receivers["http://a"].calls == []
 
 
-def test_an_engine_that_is_down_is_not_asked_for_memory(engines, receivers, monkeypatch) -> None:
-    """It may be stopped, and would not answer before `weights.timeout_s`."""
-    spec = SimpleNamespace(name="engine-0")
-    engines.members[0].spec = spec
-    monkeypatch.setattr(Engines, "down", lambda _: [Down(None, "engine-0", "did not answer for 20 s")])
+@pytest.mark.parametrize("seen", [True, False])
+def test_an_engine_that_is_down_or_fails_is_ended_before_the_trainer_needs_its_memory(
+    engines, receivers, monkeypatch, seen: bool
+) -> None:
+    """It may only be stopped: it would not answer before `weights.timeout_s`, and keep what it has."""
+    told: list[tuple[str, str]] = []
+    launcher = SimpleNamespace(call=SimpleNamespace(remote=lambda *given: told.append(given)))
+    notes: list[str] = []
+    engines.members[0].spec, engines.members[0].launcher = SimpleNamespace(name="engine-0"), launcher
+    engines.calls, engines.note = SimpleNamespace(one=lambda call, what: call), notes.append
+    down = [Down(launcher, "engine-0", "did not answer for 20 s")] if seen else []
+    monkeypatch.setattr(Engines, "down", lambda _: down)
+    receivers["http://a"].dead = not seen
     engines.release_memory(of_the_living=True)
     assert [receiver.calls for receiver in receivers.values()] == [[], [("release", ["kv_cache", "weights"])]]
+    assert told == [("end", "engine-0")]
+    assert notes == ["engine-0 does not give its memory to the trainer, and was ended"]
 
 
 @pytest.mark.parametrize("fails", [None, "resume", "score"])

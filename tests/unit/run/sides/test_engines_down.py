@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,9 +18,10 @@ from rlscale.run.processes.stop_signal import StopRequested
 from rlscale.run.sides import weight_sync
 from rlscale.run.sides.engine_records import Down, Engine
 from rlscale.run.sides.engines import Engines
-from rlscale.run.sides.healing import AT_ONCE, RestartOrder
+from rlscale.run.sides.healing import RestartOrder
+from rlscale.run.sides.launchers import AT_ONCE
 from rlscale.run.sides.weight_sync import WeightSync
-from rlscale.serve.http import CallError
+from rlscale.serve.http import CallError, Unanswered
 from rlscale.serve.supervisor import ROUTER
 
 
@@ -45,6 +48,10 @@ class Fleet:
         """The engine that the router does not remove."""
         self.frozen = ""
         """The engine that does not answer the router."""
+        self.patience_s = 0.1
+        """How long the router waits for it."""
+        self.lookers: set[int] = set()
+        """Threads that asked what is down."""
         self.joined: list[tuple[str, Role]] = []
         calls: Any = SimpleNamespace(patience_s=20.0, one=_answered, wait=_answered, check_stop=self._check_stop)
         calls.stopping = False
@@ -70,13 +77,17 @@ class Fleet:
     def _add(self, url: str, role: Role, meanwhile: Any) -> None:
         if url == self.frozen:  # as a router that waits for it, in which nobody is healthy
             self.down |= {url.removeprefix("http://"): "did not answer for 20 s"}
-            meanwhile()
+            give_up = time.monotonic() + self.patience_s
+            while time.monotonic() < give_up:
+                meanwhile()
+                time.sleep(0.01)
             raise CallError(f"{url} did not become a worker within 60 s")
         self.joined.append((url, role))
 
     def _call(self, method: str, *args: Any) -> Any:
         self.asked.append((method, *args))
         if method == "down":
+            self.lookers.add(threading.get_ident())
             return dict(self.down)
         self.down.pop(args[0], None)
         self.down.pop(self.frees.get(args[0], ""), None)
@@ -299,7 +310,7 @@ def test_an_engine_that_is_stuck_when_the_router_comes_back_is_started_again_aft
     """The router waits for its answer; nobody else does longer than until it is seen to be down."""
     monkeypatch.setattr("rlscale.run.sides.healing._LOOK_EVERY_S", 0.0 if seen else 60.0)
     fleet = Fleet(monkeypatch, **{ROUTER: "died"})
-    fleet.frozen = "http://engine-1"
+    fleet.frozen, fleet.patience_s = "http://engine-1", 20.0 if seen else 0.1
     restart = fleet._call
 
     def call(method: str, *args: Any) -> Any:
@@ -313,6 +324,51 @@ def test_an_engine_that_is_stuck_when_the_router_comes_back_is_started_again_aft
     why = "engine-1 did not answer for 20 s" if seen else "http://engine-1 did not become a worker within 60 s"
     assert f"engine-1 did not come back ({why})" in fleet.notes
     assert fleet.notes[-1] == "engine-1 is back with the current weights"
+    assert fleet.lookers == {threading.get_ident()}  # calls of a run that is one process are made in its thread alone
+
+
+@pytest.mark.parametrize("back", [ROUTER, "engine-0"])
+def test_a_router_that_dies_again_while_engines_are_admitted_costs_no_engine_a_restart(
+    monkeypatch: pytest.MonkeyPatch, back: str
+) -> None:
+    """Its connections break before anybody sees that it is dead."""
+    fleet = Fleet(monkeypatch, **{back: "died"})
+    dies = [True, True]
+    add = fleet._add
+
+    def broken(url: str, role: Role, meanwhile: Any) -> None:
+        if dies:
+            dies.pop()
+            threading.Timer(0.2, lambda: fleet.down.update({ROUTER: "died"})).start()
+            raise Unanswered("http://router/workers: connection refused")
+        add(url, role, meanwhile)
+
+    router: Any = SimpleNamespace(remove=fleet._router, add=broken)
+    monkeypatch.setattr(Engines, "_router_client", lambda _: router)
+    if back == "engine-0":
+        dies.pop()
+    assert fleet.heal() == [back, *([ROUTER] if back != ROUTER else [])]
+    if back == ROUTER:
+        assert fleet.notes[-1] == "router did not come back (it died)"
+        assert fleet.heal() == [ROUTER, ROUTER]
+    assert sorted(url for url, _ in fleet.joined) == ["http://engine-0", "http://engine-1"]
+    assert fleet.notes[-1] == "router is back"
+    assert fleet.engines.restarts == 2
+
+
+def test_who_watches_a_wave_that_is_admitted_does_so_in_its_own_thread_and_may_give_all_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fleet = Fleet(monkeypatch)
+    fleet.frozen, fleet.patience_s = "http://engine-1", 20.0
+
+    def watch() -> None:
+        if fleet.engines.down():
+            raise UserError("weight sync 7: engine-1 did not answer for 20 s")
+
+    with pytest.raises(UserError, match="weight sync 7"):
+        fleet.engines.admit(fleet.engines.urls, watch)
+    assert (fleet.lookers, fleet.joined) == ({threading.get_ident()}, [("http://engine-0", Role.regular)])
 
 
 def test_nothing_is_restarted_for_a_run_that_is_to_end(monkeypatch: pytest.MonkeyPatch) -> None:

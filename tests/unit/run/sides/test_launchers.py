@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from rlscale.config.composition.compose import compose
-from rlscale.run.sides.launchers import Supervised, start_launcher
+from rlscale.run.sides.launchers import Supervised, end_launchers, start_launcher
 
 
 def test_a_router_is_for_no_other_machine(tmp_path: Any) -> None:
@@ -18,3 +18,15 @@ def test_a_router_is_for_no_other_machine(tmp_path: Any) -> None:
     ((machine, given),) = started
     assert (machine, given[4]) == ("first", "127.0.0.1")
     assert given[-1] == config.cluster.answer_timeout_s
+
+
+def test_a_launcher_that_was_ended_is_watched_no_more() -> None:
+    """Its machine may be gone, and whoever asks that one again and again is heard by nobody."""
+    ended: list[Any] = []
+    forgotten: list[Any] = []
+    launcher = SimpleNamespace(call=SimpleNamespace(remote=lambda method: method))
+    host = SimpleNamespace(wait=lambda refs, timeout_s: ([], refs), end=ended.append)
+    processes = SimpleNamespace(end_frozen=lambda among: None, forget=lambda gone: forgotten.extend(gone))
+    calls: Any = SimpleNamespace(host=host, processes=processes)
+    end_launchers(calls, {0: launcher}.values())
+    assert ended == forgotten == [launcher]

@@ -8,7 +8,7 @@ import pytest
 
 from rlscale.config.composition.compose import compose
 from rlscale.config.derived.same_state import copies_state, distinct_states
-from rlscale.run.sides.state_copies import _Copy, parts_for, shares_of
+from rlscale.run.sides.state_copies import _Copy, _NothingFor, parts_for, shares_of
 
 ONE, TWO, THREE = "one", "two", "three"
 
@@ -69,6 +69,8 @@ def test_fewer_ranks_take_the_copy_that_more_have_made_where_they_divide_the_mod
     fewer = copy.given_to("ab", [TWO])
     assert [(one.own, one.parts) for one in fewer] == [(b"0", ["p0"]), (b"1", ["p1"])]
     assert [one.own for one in copy.given_to("abab", [])] == [b"0", b"1", b"2", b"3"]
-    assert copy.given_to("ab", [ONE, TWO]) == "as the machine with the copy of rank 0's state is gone"
+    with pytest.raises(_NothingFor, match=r"^as the machine with the copy of rank 0's state is gone$"):
+        copy.given_to("ab", [ONE, TWO])
     for others in ("a", "abc", "cd"):  # with a distributed optimizer each rank of so many has a part of its own
-        assert copy.given_to(others, []) == "as ranks of another layout have other parts of the trainer's state"
+        with pytest.raises(_NothingFor, match=r"^as ranks of another layout have other parts of the trainer's state$"):
+            copy.given_to(others, [])
