@@ -49,9 +49,7 @@ def build_model(
     architecture = Architecture.read(spec.model_path)
     if role is not Role.policy and not architecture.experts:
         spec = replace(spec, parallel=replace(spec.parallel, expert=1))
-    if trained:
-        check_eight_bits(spec, platform, architecture)
-    _check(architecture, spec, role)
+    _check(architecture, spec, platform if trained else None, role)
     config = transformer_config(architecture, spec, platform)
     padded = architecture.padded_vocabulary(spec.parallel.tensor)
     weights = WeightMap(architecture.hf, role.head, mtp=role is Role.policy and spec.trainer.mtp is Mtp.trained)
@@ -90,7 +88,9 @@ def build_model(
     )
 
 
-def _check(architecture: Architecture, spec: TrainerSpec, role: Role) -> None:
+def _check(architecture: Architecture, spec: TrainerSpec, trains_on: Platform | None, role: Role) -> None:
+    if trains_on is not None:
+        check_eight_bits(spec, trains_on, architecture)
     # It warns that our gated MLP is not the one it knows, and then does what is right.
     logging.getLogger("megatron.core.transformer.transformer_layer").setLevel(logging.ERROR)
     parallel = spec.parallel
