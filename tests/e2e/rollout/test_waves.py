@@ -91,7 +91,7 @@ class Sync:
     others: list[list[int]] = field(default_factory=list)
     """Tokens in the cache of the one that generates on."""
 
-    def watching(self, version: int) -> Callable[[], None]:
+    def watching(self, version: int, urls: Sequence[str] | None = None) -> Callable[[], None]:
         return lambda: None
 
     def over(self) -> None: ...
