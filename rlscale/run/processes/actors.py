@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import faulthandler
 import functools
+import importlib
 import logging
 import os
 import sys
@@ -306,8 +307,11 @@ class LauncherActor(_Actor):
                 Path(logs), Path(scratch), api_key, host, fork_server=fork_server, engine=launcher, stopped_s=stopped_s
             )
 
-        # Imports are slow, and nobody knows which process this is before it answers `whereabouts`: one that is stopped
-        # until then is waited for until the deadline of the start.
+        # What calls bring is made of this. Several calls come at once: one that imports it while another imports the
+        # supervisor would find it half made, as Python breaks a knot of two threads that wait for each other's imports.
+        importlib.import_module("rlscale.serve.server_spec")
+        # The supervisor is imported late: that is slow, and nobody knows which process this is before it answers
+        # `whereabouts`: one that is stopped until then is waited for until the deadline of the start.
         self._make, self._lock = make, threading.Lock()
         self._made: Supervisor | None = None
 
