@@ -31,6 +31,8 @@ from rlscale.serve.router import RouterClient, WorkerList, add_at_once, at_once,
 from rlscale.serve.supervisor import ROUTER
 
 _START = "cluster.start_timeout_s"
+_LETS_GO_S = 15.0
+"""How long a router may take to answer, and as long again to do it, where it is to send an engine nothing more."""
 
 MEMORY = ("kv_cache", "weights")
 """What engines give up. Asked for no tag in particular SGLang would release its CUDA graphs, too."""
@@ -171,8 +173,10 @@ class Engines:
         Healing(self, give_weights, redirect).run()
 
     def withdraw(self, urls: Sequence[str]) -> None:
-        """Let the router send these engines nothing more."""
-        at_once(self._router_client().remove, urls)
+        """Let the router send these engines nothing more. CallError, soon: it may be stuck as they are."""
+        router = self._router_client()
+        router.timeout = _LETS_GO_S
+        at_once(router.remove, urls)
 
     def admit(self, urls: Sequence[str], meanwhile: Callable[[], None] = lambda: None) -> None:
         """Let the router send requests to these engines, too. `meanwhile` runs until it does, and may give it up."""

@@ -143,7 +143,7 @@ class Healing:
     def _restart(self, batch: Sequence[Down]) -> None:
         """Restart these beside each other, and let those that come back work again."""
         fleet, restarts = self._fleet, []
-        for one in batch:
+        for number, one in enumerate(batch):
             fleet.note(f"{one.name} {one.why}; restarting it")
             try:
                 if one.name != ROUTER:  # it comes back with old weights, perhaps on its old port
@@ -153,6 +153,8 @@ class Healing:
                 restarts.append((one.name, one.launcher.call.remote("restart", one.name, one.why)))
             except UserError as error:
                 self._stays_away(one.name, error)
+                if self._router_comes_first(batch[number:], error):
+                    break
         back: list[tuple[Engine, str]] = []
         for name, restart in restarts:
             try:
@@ -165,6 +167,14 @@ class Healing:
             else:
                 back.append((fleet.named(name), url))
         self._welcome(back)
+
+    def _router_comes_first(self, left: Sequence[Down], error: UserError) -> bool:
+        """Whether the router, being down itself, did not let an engine go: these have their turn after it then."""
+        if ROUTER in self._order.tried or self._router_that_is_down([error]) is None:
+            return False
+        self._order.tried -= {one.name for one in left}
+        self._fleet.restarts -= len(left)
+        return True
 
     def _stays_away(self, name: str, error: UserError) -> None:
         self._fleet.note(f"{name} did not come back ({str(error).splitlines()[0]})")

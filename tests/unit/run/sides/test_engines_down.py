@@ -286,6 +286,27 @@ def test_a_router_that_does_not_answer_either_ends_no_run(monkeypatch: pytest.Mo
     assert fleet.heal() == ["engine-0"]
 
 
+def test_engines_that_a_stuck_router_does_not_let_go_are_started_again_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was not seen to be stuck before they were, and they were left as they were until something needed them."""
+    fleet = Fleet(monkeypatch, **{"engine-0": "died", "engine-1": "died"})
+    asked: list[str] = []
+
+    def remove(url: str) -> None:
+        asked.append(url)
+        if len(asked) == 1:
+            fleet.down[ROUTER] = "did not answer for 20 s"
+            raise Unanswered(f"{url}: no answer within 15 s")
+
+    router: Any = SimpleNamespace(remove=remove, add=fleet._add)
+    monkeypatch.setattr(Engines, "_router_client", lambda _: router)
+    assert fleet.heal() == [ROUTER, "engine-0", "engine-1"]
+    assert asked == [f"http://{name}" for name in ("engine-0", "engine-0", "engine-1")]
+    assert fleet.engines.restarts == 3
+    assert fleet.given == [["http://engine-0", "http://engine-1"]]
+
+
 def test_a_router_comes_back_although_a_guest_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = Fleet(monkeypatch, **{ROUTER: "died"})
     fleet.engines._engines[0].spec = None

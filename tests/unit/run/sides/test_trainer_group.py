@@ -54,7 +54,7 @@ def group() -> TrainerGroup:
     ranks = [Rank(False), Rank(True), Rank(False), Rank(True)]
     group._actors = SimpleNamespace(handles=ranks)  # type: ignore[assignment]
     group._parts_of = [0, 0, 1, 1]
-    group._places = SimpleNamespace(dealt=lambda refs: refs, divided=lambda shards: shards)  # type: ignore[assignment]
+    group._places = SimpleNamespace(dealt=lambda refs: refs, divided=lambda shards: shards)  # type: ignore[assignment]  # stands in
     group._lost, group._recoveries, group.losses = None, None, 0
     return group
 
