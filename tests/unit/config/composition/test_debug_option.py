@@ -13,6 +13,7 @@ from rlscale.config.composition.compose import compose
 from rlscale.config.composition.published_configs import published
 from rlscale.config.errors import UserError
 from rlscale.config.schema.model_config import DType
+from rlscale.config.schema.trainer_config import EightBits
 from rlscale.explain.origins import Origins
 from rlscale.families import FAMILIES, reach_of
 from rlscale.families.config_file import complete, problems
@@ -213,7 +214,7 @@ def test_engines_without_a_model_are_compared_with_nothing(recipe: str) -> None:
         ["rollout.engines=2", "rollout.engines_at_least=2"],
         [
             *("rollout.engines_at_most=4", "rollout.engine_key_file={key}", "rollout.engines_on_spare_machines=true"),
-            *("cluster.ray_address=auto", "cluster.host=0.0.0.0", "parallel.data=2", "run.recover_smaller_after_s=600"),
+            *("cluster.ray_address=auto", "cluster.host=0.0.0.0"),
         ],
     ],
 )
@@ -227,3 +228,10 @@ def test_what_is_said_of_other_engines_than_the_options_falls_away(
     config = compose("arithmetic_async", [*(word.format(key=key) for word in words), f"debug={option}", *replay])
     check(config)
     assert (config.rollout.engine_urls, config.rollout.engine_key_file) == ([], None)
+
+
+def test_on_a_laptop_nothing_of_several_machines_or_of_gpus_is_left() -> None:
+    words = ["parallel.data=2", "run.recover_smaller_after_s=600", "model.dtype=bfloat16", "trainer.fp8=blockwise"]
+    config = compose("arithmetic_async", [*words, "cluster=node8", "debug=tiny_model"])
+    check(config)
+    assert (config.trainer.fp8, config.run.recover_smaller_after_s) == (EightBits.none, 120.0)
