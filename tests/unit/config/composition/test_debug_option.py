@@ -232,6 +232,6 @@ def test_what_is_said_of_other_engines_than_the_options_falls_away(
 
 def test_on_a_laptop_nothing_of_several_machines_or_of_gpus_is_left() -> None:
     words = ["parallel.data=2", "run.recover_smaller_after_s=600", "model.dtype=bfloat16", "trainer.fp8=blockwise"]
-    config = compose("arithmetic_async", [*words, "cluster=node8", "debug=tiny_model"])
+    config = compose("arithmetic", [*words, "cluster=node8", "debug=tiny_model"])
     check(config)
     assert (config.trainer.fp8, config.run.recover_smaller_after_s) == (EightBits.none, 120.0)
