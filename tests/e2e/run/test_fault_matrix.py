@@ -14,7 +14,7 @@ from harms import can_starve
 
 from tests.fault_volleys import volleys
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 SCALE = 0.2
 """Of the times that faults last, and of a run's patience."""
 WORDS = (*RUN, "run.iterations=80", "cluster.answer_timeout_s=4")
