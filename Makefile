@@ -86,8 +86,8 @@ browser:
 		|| echo 'no browser could be installed: the test of the dashboard in one does not run'
 
 e2e: install browser
-	$(PYTEST) -n logical --maxprocesses=2 --dist=loadfile --no-loadscope-reorder -m "not alone" tests/e2e
-	$(PYTEST) -m alone tests/e2e
+	$(PYTEST) -n logical --maxprocesses=2 --dist=loadfile --no-loadscope-reorder -m "not gpu and not alone" tests/e2e
+	$(PYTEST) -m "alone and not gpu" tests/e2e
 
 gpu: install
 	$(BIN)/python -m pytest -m gpu tests
