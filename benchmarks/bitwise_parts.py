@@ -7,16 +7,14 @@ pass is a trainer's over 4,096 tokens, in segments of up to 300.
 
 from __future__ import annotations
 
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from bitwise import COST, case_of
-from machine import describe_machine, load_average
+from machine import describe_machine, load_average, milliseconds
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -39,7 +37,7 @@ def main() -> None:
     with torch.no_grad():
         for name in sys.argv[1:] or ("float32", "bfloat16"):
             for part, (plain, bitwise) in parts(DType[name]).items():
-                took = milliseconds(plain, bitwise)
+                took = milliseconds(TIMES, plain, bitwise)
                 print(f"| {part} | {name} | {took[0]:.1f} | {took[1]:.1f} ({took[1] / took[0]:.1f} x) |", flush=True)
 
 
@@ -108,17 +106,6 @@ def products(rows: int, dtype: torch.dtype) -> Pair:
             linear(x, weight)
 
     return partial(computed, F.linear), partial(computed, batch_invariant.linear)
-
-
-def milliseconds(*ways: Callable[[], Any]) -> list[float]:
-    """CPU time of each way, after a first time."""
-    took: list[list[float]] = [[] for _ in ways]
-    for _ in range(TIMES + 1):
-        for way, found in zip(ways, took, strict=True):
-            began = time.process_time()
-            way()
-            found.append(1000 * (time.process_time() - began))
-    return [statistics.median(found[1:]) for found in took]
 
 
 def drawn(*shape: int, dtype: torch.dtype) -> Tensor:

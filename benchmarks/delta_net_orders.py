@@ -7,13 +7,10 @@ an engine generates. A step of an engine for 16 requests: a token, as it is, and
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
 from functools import partial
 
 import torch
-from machine import describe_machine, load_average
+from machine import describe_machine, load_average, milliseconds
 from torch import Tensor
 
 from rlscale.platform.gated_delta_rule import CHUNK, gated_delta_rule, unit_length
@@ -33,7 +30,7 @@ def main() -> None:
             "a trainer's pass": (partial(gated_delta_rule, *drawn(TOKENS)), partial(one_by_one, *drawn(TOKENS))),
             "a step of an engine": tuple(partial(gated_delta_rule, *drawn(n), state=state) for n in (1, CHUNK)),
         }.items():
-            plain, other = milliseconds(*ways)
+            plain, other = milliseconds(TIMES, *ways)
             print(f"| {part} | {plain:.1f} ms | {other:.1f} ms ({other / plain:.1f} x) |", flush=True)
 
 
@@ -55,17 +52,6 @@ def one_by_one(query: Tensor, key: Tensor, value: Tensor, log_decay: Tensor, sha
         state += k.transpose(-1, -2) * missing
         outputs.append(q @ state)
     return torch.cat(outputs, 2)
-
-
-def milliseconds(*ways: Callable[[], object]) -> list[float]:
-    """CPU time of each way in turns, after a first time."""
-    took: list[list[float]] = [[] for _ in ways]
-    for _ in range(TIMES + 1):
-        for way, found in zip(ways, took, strict=True):
-            began = time.process_time()
-            way()
-            found.append(1000 * (time.process_time() - began))
-    return [statistics.median(found[1:]) for found in took]
 
 
 if __name__ == "__main__":

@@ -99,9 +99,9 @@ class Chain:
             why = run.last if run.ended else f"within {2 * LIMIT_S:.0f} s"
             return Row(cells, "never came to that phase", None, why)
         serving = run.named(*(word for name in SERVING for word in PROCESSES[name]))
-        if phase == "stop":
-            run.signal(signal.SIGTERM)
         hit, began, before = [run.named(*one) for one in words], time.monotonic(), run.trained
+        if phase == "stop":  # looking for them takes longer than some of them still live then
+            run.signal(signal.SIGTERM)
         faults = [f"no such process: {cell.process}" for cell, those in zip(cells, hit, strict=True) if not those]
         goes_on = self._befalls(run, cells, hit)
         said, seconds = "goes on", (run.ended_at or time.monotonic()) - began

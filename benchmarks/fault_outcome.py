@@ -11,6 +11,7 @@ from soak import balance
 
 from rlscale.data.stored.rollout_file import read_groups
 from rlscale.observe.jsonl import read
+from rlscale.observe.summary import Summary
 
 WELL = "as undisturbed"
 
@@ -23,6 +24,10 @@ class Outcome:
     """Those that each finished iteration trained on."""
     weights: str
     """A checksum of the final ones; empty for a run that has not finished."""
+    versions: list[int]
+    """Of the weights after each iteration."""
+    steps: int
+    """Of the optimizer, in all; 0 for a run that has not finished."""
     odd: list[str]
     """Accounts of prompts and tokens that do not balance, and iterations that are not each there once."""
 
@@ -35,13 +40,15 @@ class Outcome:
         prompts = {file.stem: [group.prompt.index for group in read_groups(file)] for file in files if file.exists()}
         final = folder / "hf" / "model.safetensors"
         weights = hashlib.sha256(final.read_bytes()).hexdigest() if final.exists() else ""
+        summary = Summary.read(folder) if weights else None
+        steps = summary.steps if summary is not None else 0
         accounts = [balance(rows[-1], "prompts", "drawn"), balance(rows[-1], "tokens", "received")] if rows else []
         odd = [one for one in accounts if " = 0 " not in one]
         if seen != list(range(1, len(seen) + 1)):
             odd.append(f"iterations {seen}")
         if versions != sorted(set(versions)):
             odd.append(f"weight versions {versions}")
-        return Outcome(prompts, weights, odd)
+        return Outcome(prompts, weights, versions, steps, odd)
 
     def differs(self, calm: Outcome | None) -> list[str]:
         """What of it is not as in the undisturbed run, as far as it has come.
@@ -55,4 +62,8 @@ class Outcome:
             return [*self.odd, *([f"prompts {twice} trained on twice"] if twice else [])]
         other = [name for name, prompts in self.prompts.items() if calm.prompts[name] != prompts]
         faults = [*self.odd, *([f"other prompts in {', '.join(other)}"] if other else [])]
+        if self.versions != calm.versions[: len(self.versions)]:
+            faults.append(f"other weight versions: {self.versions}")
+        if self.steps not in (0, calm.steps):
+            faults.append(f"{self.steps} optimizer steps")
         return [*faults, "other weights"] if self.weights not in ("", calm.weights) else faults

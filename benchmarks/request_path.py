@@ -67,7 +67,7 @@ def main() -> None:
             options = {"max_running_requests": most, "disable_radix_cache": True}
             engine = supervisor.start_engine(ServerSpec("engine-0", str(model), Device.cpu, options=options))
             router = supervisor.start_router({})
-            RouterClient(router, key).add(engine, key)
+            RouterClient(router, key).add(engine)
             ways: dict[str, Callable[[], Awaitable[Tokens]]] = {
                 "as a run sends them": lambda: by_client(router, key, named=False),
                 "one request per call, router": lambda: by_client(router, key, named=True),

@@ -45,6 +45,7 @@ from rlscale.run.sides.generate_only import VERSION, serving, starting_folder
 from rlscale.run.sides.group_source import GroupSource, Rollout, SupervisedGroupSource
 from rlscale.run.sides.membership import Membership
 from rlscale.run.sides.models_beside import ModelsBeside, WithModelsBeside
+from rlscale.run.sides.rank_places import RankPlaces
 from rlscale.run.sides.recovery import Recoveries
 from rlscale.run.sides.spare_machines import SpareMachines
 from rlscale.run.sides.sync_waves import SyncWaves
@@ -123,7 +124,8 @@ class Assembly:
             self._launch_beside(config, layout, nodes)
         if self._trains:
             self._recoveries = Recoveries(config, self._calls, self._records.note)
-            self._trainer = TrainerGroup(layout, nodes, self._calls, folder.logs, config, self._forks, self._recoveries)
+            given = layout, nodes, self._calls, folder.logs, config, self._forks
+            self._trainer = TrainerGroup(RankPlaces(*given, self._recoveries))
         if self._generates or not self._supervised:
             self._rollout = Rollout(self._rollout_spec(config), self._calls, folder.logs, self._forks, nodes[0])
 
@@ -284,14 +286,8 @@ class Assembly:
     def close(self) -> None:
         """End every process of this run. Safe to call at any moment, also after a failure half-way."""
         self._calls.processes.end_frozen()
-        for part in (
-            self._rollout,
-            self._trainer,
-            self._spare,
-            self._engines,
-            *(self._apart or ()),
-            self._beside,
-        ):
+        served = self._spare, self._engines, *(self._apart or ()), self._beside
+        for part in (self._rollout, self._trainer, *served):
             if part is not None:
                 part.close()
         for leased in self._leases:

@@ -25,6 +25,7 @@ from rlscale.run.processes.placement import Layout, lay_out_run
 from rlscale.run.processes.remote_calls import Calls
 from rlscale.run.processes.stop_signal import StopSignal
 from rlscale.run.sides.batching import build_batch, divide
+from rlscale.run.sides.rank_places import RankPlaces
 from rlscale.run.sides.trainer_group import TrainerGroup
 from rlscale.run.smoke_groups import longest_groups
 from rlscale.trainer.preparation import prepare
@@ -43,7 +44,8 @@ def smoke(config: Config, stop: StopSignal, notes: list[str], forks: Forks, host
         models = dataclasses.replace(models, teacher=models.policy)
         print("note: the teacher is not there yet: the policy's model stands in for it", flush=True)
     layout = lay_out_run(config)
-    trainer = TrainerGroup(layout, host.machines(layout.nodes, cluster.gpus_per_node), calls, logs, config, forks)
+    nodes = host.machines(layout.nodes, cluster.gpus_per_node)
+    trainer = TrainerGroup(RankPlaces(layout, nodes, calls, logs, config, forks))
     try:
         spec = dataclasses.replace(trainer_spec(config, models), companions=companions_of(config, models.policy))
         trainer.start(spec, cluster.start_timeout_s)

@@ -66,6 +66,13 @@ def router_command() -> list[str]:
     return [sys.executable, "-m", "rlscale.serve.router_main"]
 
 
+Meanwhile = Callable[[], None]
+
+
+def nothing() -> None:
+    """What is done meanwhile by default."""
+
+
 class WorkerList(ABC):
     """A router's list of workers. Calls block; each raises CallError if the router does not do what it is told."""
 
@@ -77,30 +84,32 @@ class WorkerList(ABC):
     def __init__(self, url: str) -> None:
         self.url = url
 
-    @abstractmethod
-    def add(
-        self,
-        url: str,
-        api_key: str | None = None,
-        role: Role = Role.regular,
-        meanwhile: Callable[[], None] = lambda: None,
-    ) -> None:
+    def add(self, url: str, role: Role = Role.regular, meanwhile: Meanwhile = nothing) -> None:
         """Make the engine at `url` a worker; returns once the router sends it requests.
 
-        `api_key` is the engine's where it differs from the router's. `meanwhile` runs between two looks, and may raise.
+        `meanwhile` runs between two looks, and may raise.
         """
+        self.begin_add(url, role, meanwhile)
+        self._wait(lambda: self.healthy(url, meanwhile) is True, f"{url} did not become a worker", meanwhile)
 
-    @abstractmethod
     def remove(self, url: str) -> None:
         """Send the engine at `url` nothing more; returns once it is off the list. Nothing to do if it is not on it."""
+        if self.begin_remove(url):
+            self._wait(lambda: self.healthy(url) is None, f"{url} is still a worker", nothing)
 
-    def _wait_added(self, url: str, healthy: Callable[[], bool | None], meanwhile: Callable[[], None]) -> None:
-        self._wait(lambda: healthy() is True, f"{url} did not become a worker", meanwhile)
+    @abstractmethod
+    def begin_add(self, url: str, role: Role = Role.regular, meanwhile: Meanwhile = nothing) -> None:
+        """Tell it to add the engine, without waiting until it has; `meanwhile` runs while others have their turn."""
 
-    def _wait_removed(self, url: str, healthy: Callable[[], bool | None]) -> None:
-        self._wait(lambda: healthy() is None, f"{url} is still a worker", lambda: None)
+    @abstractmethod
+    def begin_remove(self, url: str) -> bool:
+        """Tell it to remove the engine, without waiting until it has; whether that is on the list."""
 
-    def _wait(self, condition: Callable[[], bool], complaint: str, meanwhile: Callable[[], None]) -> None:
+    @abstractmethod
+    def healthy(self, url: str, meanwhile: Meanwhile = nothing) -> bool | None:
+        """Whether the router sends the engine at `url` requests; None where that one is not on its list."""
+
+    def _wait(self, condition: Callable[[], bool], complaint: str, meanwhile: Meanwhile) -> None:
         """The router answers 202 and acts later: look until it has, or the time is up."""
         deadline = time.monotonic() + self.timeout
         while not condition():
@@ -111,9 +120,10 @@ class WorkerList(ABC):
 
 
 class RouterClient(WorkerList):
-    """That of a router which this machine reaches."""
+    """That of a router which this machine reaches. Everybody is answered at once: nobody waits for a turn."""
 
     def __init__(self, url: str, api_key: str | None, timeout: float = WorkerList.timeout) -> None:
+        """`api_key` is the router's and its engines'."""
         super().__init__(url)
         self._api_key = api_key
         self.timeout = timeout
@@ -122,43 +132,26 @@ class RouterClient(WorkerList):
         """What the router knows of its workers, by their URL: at least `id` and `is_healthy`."""
         return {worker["url"]: worker for worker in self._call("/workers")["workers"]}
 
-    def add(
-        self,
-        url: str,
-        api_key: str | None = None,
-        role: Role = Role.regular,
-        meanwhile: Callable[[], None] = lambda: None,
-    ) -> None:
+    def begin_add(self, url: str, role: Role = Role.regular, meanwhile: Meanwhile = nothing) -> None:
         """See WorkerList."""
-        self.begin_add(url, api_key, role)
-        self._wait_added(url, lambda: self.healthy(url), meanwhile)
-
-    def begin_add(self, url: str, api_key: str | None = None, role: Role = Role.regular) -> None:
-        """Tell it to add the engine, without waiting until it has."""
-        key = api_key or self._api_key
-        body: dict[str, Any] = {"url": url, "api_key": key} if key else {"url": url}
+        body: dict[str, Any] = {"url": url, "api_key": self._api_key} if self._api_key else {"url": url}
         if role is not Role.regular:
             body["worker_type"] = role.value
         if role is Role.prefill:
-            body["bootstrap_port"] = bootstrap_port(url, key, self.timeout)
+            body["bootstrap_port"] = bootstrap_port(url, self._api_key, self.timeout)
         self._call("/workers", body)
 
-    def healthy(self, url: str) -> bool | None:
-        """Whether the router sends the engine at `url` requests; None where that one is not on its list."""
-        worker = self.workers().get(url)
-        return None if worker is None else bool(worker.get("is_healthy", False))
-
-    def remove(self, url: str) -> None:
-        """See WorkerList."""
-        if self.begin_remove(url):
-            self._wait_removed(url, lambda: self.healthy(url))
-
     def begin_remove(self, url: str) -> bool:
-        """Tell it to remove the engine, without waiting until it has; whether that is on the list."""
+        """See WorkerList."""
         worker = self.workers().get(url)
         if worker is not None:
             self._call(f"/workers/{quote(worker['id'], safe='')}", method="DELETE")
         return worker is not None
+
+    def healthy(self, url: str, meanwhile: Meanwhile = nothing) -> bool | None:
+        """See WorkerList."""
+        worker = self.workers().get(url)
+        return None if worker is None else bool(worker.get("is_healthy", False))
 
     def _call(self, path: str, body: Any = None, method: str | None = None) -> Any:
         return call(self.url, path, self._api_key, body, method=method, timeout=self.timeout)

@@ -195,7 +195,7 @@ class Supervisor:
 
         Nobody waits here until it does, as others want to be answered, too: see `worker_is_healthy`.
         """
-        self._router(router).begin_add(url, role=role)
+        self._router(router).begin_add(url, role)
 
     def remove_worker(self, router: str, url: str) -> bool:
         """It is to send the engine nothing more; CallError. Whether that one was on its list."""

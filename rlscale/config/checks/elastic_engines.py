@@ -6,14 +6,13 @@ from collections.abc import Iterator
 
 from rlscale.config.checks.check_context import CheckContext
 from rlscale.config.checks.weight_transport import OTHER_MACHINES, weights_take_shared_memory
-from rlscale.config.schema.cluster_config import Placement
+from rlscale.config.schema.cluster_config import LOOPBACK_HOSTS, Placement
 from rlscale.config.schema.component import TARGET
 from rlscale.config.schema.speculation_config import Algorithm
 from rlscale.families.served_form import WeightForm
 
 BY_FILES = ("rlscale.weights.transports.disk.", "rlscale.weights.transports.delta.")
 """Transports that reach an engine of several ranks without knowing how many they are."""
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _SERVICE = "rlscale.rollout.service.RolloutService"
 
 
@@ -88,7 +87,7 @@ def engines_on_spare_machines_join(context: CheckContext) -> Iterator[str]:
         yield f"{key}: none may join; say how many there may be as rollout.engines_at_most"
     if cluster.ray_address is None:
         yield f"{key}: no machine joins a Ray that the run starts for itself; name one as cluster.ray_address"
-    if cluster.host in _LOOPBACK:
+    if cluster.host in LOOPBACK_HOSTS:
         yield f"{key}: with cluster.host={cluster.host} nobody reaches engines on other machines; use 0.0.0.0"
     if rollout.engine_urls and rollout.engine_key_file is None:
         yield f"{key}: engines there would ask nobody for a key; name a file that holds one as rollout.engine_key_file"

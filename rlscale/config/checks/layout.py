@@ -15,7 +15,7 @@ from rlscale.config.errors import ConfigError
 from rlscale.config.hf_architecture import read_architecture
 from rlscale.config.keys import keys
 from rlscale.config.schema import Config
-from rlscale.config.schema.cluster_config import Placement
+from rlscale.config.schema.cluster_config import LOOPBACK_HOSTS, Placement
 from rlscale.families import FAMILIES
 
 
@@ -200,7 +200,7 @@ def gpus_are_shared_out(context: CheckContext) -> Iterator[str]:
         yield from _engine_share(context)
     if cluster.nodes > 1 and cluster.ray_address is None:
         yield f"cluster.nodes={cluster.nodes} needs a running Ray cluster; give cluster.ray_address (auto finds it)"
-    if cluster.nodes > 1 and cluster.host in ("127.0.0.1", "localhost"):
+    if cluster.nodes > 1 and cluster.host in LOOPBACK_HOSTS:
         yield f"cluster.host={cluster.host}: other machines cannot reach it; use 0.0.0.0 in a closed network"
 
 

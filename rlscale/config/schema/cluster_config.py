@@ -9,6 +9,9 @@ from rlscale.config.schema.about import Limit, PathKind, Scope, Unread, Where, b
 from rlscale.config.schema.limits import CPU_PROCESSES, DEVICES, PATIENCE, YEAR
 from rlscale.config.schema.section import Section
 
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
+"""Names of this machine that nobody else reaches."""
+
 
 class Device(Enum):
     """What the trainer and the engines compute on."""

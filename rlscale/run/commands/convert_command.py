@@ -24,6 +24,7 @@ from rlscale.run.processes.placement import lay_out
 from rlscale.run.processes.ray_session import RaySession, node_ids
 from rlscale.run.processes.remote_calls import Calls
 from rlscale.run.processes.stop_signal import StopSignal
+from rlscale.run.sides.rank_places import RankPlaces
 from rlscale.run.sides.trainer_group import TrainerGroup
 from rlscale.trainer.trainer_spec import Form, TrainerSpec
 
@@ -142,7 +143,7 @@ def _convert_here(
     """The same in a Ray session that is up."""
     layout = lay_out(config.cluster, Sizes.of(config).trainer_ranks, [])
     nodes = node_ids(layout.nodes, config.cluster.gpus_per_node)
-    trainer = TrainerGroup(layout, nodes, calls, logs, config, forks)
+    trainer = TrainerGroup(RankPlaces(layout, nodes, calls, logs, config, forks))
     try:
         trainer.convert(spec, target, to, config.cluster.start_timeout_s, critic=critic)
     finally:

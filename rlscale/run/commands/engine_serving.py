@@ -15,7 +15,7 @@ from rlscale.config.checks.options import check_options
 from rlscale.config.composition.command_words import help_is_shown
 from rlscale.config.errors import UserError
 from rlscale.config.nearest import did_you_mean, nearest
-from rlscale.config.schema.cluster_config import Device
+from rlscale.config.schema.cluster_config import LOOPBACK_HOSTS, Device
 from rlscale.run.disk.key_file import read_key
 from rlscale.run.processes.forks import read_forks
 from rlscale.serve.server_spec import ServerSpec
@@ -39,7 +39,6 @@ _SGLANG = "sglang."
 _LOOK_EVERY_S = 1.0
 _LAST_PORT = 65535
 _NUMBERS = {"port": re.compile(r"\d+"), "gpus": re.compile(r"\d+(,\d+)*")}
-_OWN = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def read(arguments: Sequence[str]) -> tuple[Request, dict[str, Any]]:
     if "gpus" in given:
         given["gpus"] = tuple(map(int, given["gpus"].split(",")))
     request = Request(**given)
-    if request.key_file is None and request.host not in _OWN:
+    if request.key_file is None and request.host not in LOOPBACK_HOSTS:
         raise UserError(
             f"engines serve: anybody could ask and change an engine on host={request.host}; name a key_file"
         )

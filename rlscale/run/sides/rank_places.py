@@ -43,10 +43,10 @@ class RankPlaces:
     ) -> None:
         """`nodes` are kept up to date here, for others, too.
 
-        `recoveries`: whether ranks may come back on fewer machines, and where that is noted; None: they may not.
+        `recoveries`: whether lost ranks are brought back, and on fewer machines; None: they are not.
         """
-        self._layout, self._nodes, self._calls, self._config = layout, nodes, calls, config
-        self._recoveries = recoveries
+        self._layout, self._nodes, self._config = layout, nodes, config
+        self.calls, self.recoveries = calls, recoveries
         self._logs, self._forks = logs, forks
         self._of_copy, self._all = Sizes.of(config).model_ranks, Sizes.of(config).data_parallel
         self._given_up: frozenset[str] = frozenset()  # machines that are waited for no more
@@ -62,7 +62,7 @@ class RankPlaces:
         self.copies = copies
         self._nodes[:] = nodes  # whoever looks for a machine that is not in use sees which are
         layout = dataclasses.replace(self._layout, ranks=slots)
-        return RankActors(layout, nodes, self._calls, self._logs, self._config, self._forks)
+        return RankActors(layout, nodes, self.calls, self._logs, self._config, self._forks)
 
     def told(self, spec: TrainerSpec) -> TrainerSpec:
         """What ranks that are so many are told."""
@@ -72,7 +72,7 @@ class RankPlaces:
         """References to one shard for each copy, where they are to those of another number of copies."""
         if len(refs) == self.copies:
             return refs
-        host = self._calls.host
+        host = self.calls.host
         return [host.put(shard) for shard in self.divided([host.get(ref) for ref in refs])]
 
     def divided(self, shards: list[RankShard]) -> list[RankShard]:
@@ -81,14 +81,14 @@ class RankPlaces:
 
     def _settled(self) -> tuple[tuple[Slot, ...], list[str]]:
         """Slots and machines of all ranks, or of fewer, where other machines do not come in time."""
-        host, used = self._calls.host, {slot.node for slot in self._layout.ranks}
+        host, used = self.calls.host, {slot.node for slot in self._layout.ranks}
         began, patience_s = host.clock(), self._config.run.recover_smaller_after_s
         waits = False
         while True:
             try:
                 return self._layout.ranks, host.standing_in(self._nodes, used, self._config.cluster.gpus_per_node)
             except MachinesGone as short:
-                if self._recoveries is None or not self._recoveries.may_shrink or patience_s is None:
+                if self.recoveries is None or not self.recoveries.may_shrink or patience_s is None:
                     raise
                 gone = frozenset(self._nodes[number] for number in short.numbers)
                 if gone <= self._given_up or host.clock() - began >= patience_s:
@@ -98,7 +98,7 @@ class RankPlaces:
                 if not waits:
                     self._note(f"a machine of the trainer's ranks is gone; waiting {patience_s:g} s for another one")
                 waits = True
-            self._calls.check_stop()
+            self.calls.check_stop()
             host.sleep(_LOOK_EVERY_S)
 
     def _on_what_is_left(self, short: MachinesGone) -> tuple[Slot, ...]:
@@ -117,8 +117,8 @@ class RankPlaces:
         raise UserError(f"{short}; the {len(left)} ranks that there is room for cannot go on without it: {why}")
 
     def _note(self, what: str) -> None:
-        if self._recoveries is not None:
-            self._recoveries.note(what)
+        if self.recoveries is not None:
+            self.recoveries.note(what)
 
     def _tell(self, copies: int) -> None:
         self._note(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from threading import BoundedSemaphore
 from typing import Any
 
@@ -13,7 +12,7 @@ from rlscale.config.schema.engine_group_config import Role
 from rlscale.run.processes.actor_host import ActorHost
 from rlscale.run.sides.launchers import AT_ONCE
 from rlscale.serve.http import CallError, Unanswered
-from rlscale.serve.router import WorkerList
+from rlscale.serve.router import Meanwhile, WorkerList, nothing
 
 
 def turns() -> BoundedSemaphore:
@@ -31,23 +30,20 @@ class RouterElsewhere(WorkerList):
         super().__init__(url)
         self._host, self._launcher, self._turn = host, launcher, turn or turns()
 
-    def add(
-        self,
-        url: str,
-        api_key: str | None = None,
-        role: Role = Role.regular,
-        meanwhile: Callable[[], None] = lambda: None,
-    ) -> None:
-        """See WorkerList. The launcher has the key, which is the router's."""
-        self._told("add_worker", url, role, meanwhile=meanwhile)
-        self._wait_added(url, lambda: self._told("worker_is_healthy", url, meanwhile=meanwhile), meanwhile)
-
-    def remove(self, url: str) -> None:
+    def begin_add(self, url: str, role: Role = Role.regular, meanwhile: Meanwhile = nothing) -> None:
         """See WorkerList."""
-        if self._told("remove_worker", url):
-            self._wait_removed(url, lambda: self._told("worker_is_healthy", url))
+        self._told("add_worker", url, role, meanwhile=meanwhile)
 
-    def _told(self, method: str, *given: Any, meanwhile: Callable[[], None] = lambda: None) -> Any:
+    def begin_remove(self, url: str) -> bool:
+        """See WorkerList."""
+        return bool(self._told("remove_worker", url))
+
+    def healthy(self, url: str, meanwhile: Meanwhile = nothing) -> bool | None:
+        """See WorkerList."""
+        known: bool | None = self._told("worker_is_healthy", url, meanwhile=meanwhile)
+        return known
+
+    def _told(self, method: str, *given: Any, meanwhile: Meanwhile = nothing) -> Any:
         while not self._turn.acquire(timeout=self.look_every_s):
             meanwhile()
         try:

@@ -16,14 +16,11 @@ from numpy.typing import NDArray
 
 from rlscale.config.derived.needs import Pass
 from rlscale.config.errors import UserError
-from rlscale.config.schema import Config
 from rlscale.data.batches.batch import Batch
 from rlscale.data.batches.rank_shard import RankShard
 from rlscale.observe.timeline import MOST_LANES
 from rlscale.run.disk.checkpoint import sums_of
-from rlscale.run.processes.forks import Forks
-from rlscale.run.processes.placement import Layout
-from rlscale.run.processes.remote_calls import Calls, ProcessLost, RunFailed
+from rlscale.run.processes.remote_calls import ProcessLost, RunFailed
 from rlscale.run.sides.rank_places import RankPlaces
 from rlscale.run.sides.recovery import Recoveries, RedoLog, Steps
 from rlscale.run.sides.state_copies import CopyOfNoUse
@@ -46,23 +43,10 @@ class RanksLost(UserError):
 class TrainerGroup:
     """The ranks of one trainer. Every call goes to all of them: most are collective."""
 
-    def __init__(
-        self,
-        layout: Layout,
-        nodes: list[str],
-        calls: Calls,
-        logs: Path,
-        config: Config,
-        forks: Forks,
-        recoveries: Recoveries | None = None,
-    ) -> None:
-        """Create the rank processes; they import the trainer's class while others start. See `RankActors`.
-
-        `recoveries`: whether lost ranks are brought back; None: they are not.
-        """
-        self._places = RankPlaces(layout, nodes, calls, logs, config, forks, recoveries)
-        self._actors = self._places.new_actors()
-        self._calls, self._recoveries = calls, recoveries
+    def __init__(self, places: RankPlaces) -> None:
+        """Create the rank processes; they import the trainer's class while others start. See `RankActors`."""
+        self._places, self._calls, self._recoveries = places, places.calls, places.recoveries
+        self._actors = places.new_actors()
         self._parts_of: list[int] = []
         self._connected: tuple[str, ...] = ()
         self._way: tuple[Route, tuple[str, ...], str] | None = None
@@ -322,8 +306,11 @@ class TrainerGroup:
 
     def busy(self) -> list[list[tuple[str, float, float]]]:
         """What each rank did since the last call; nothing where there are more of them than lanes."""
-        what = "asking what the ranks did"
-        return self._ask(lambda: [r.busy.remote() for r in self._ranks if len(self._ranks) <= MOST_LANES], what)
+
+        def calls() -> list[Any]:
+            return [rank.busy.remote() for rank in self._ranks] if len(self._ranks) <= MOST_LANES else []
+
+        return self._ask(calls, "asking what the ranks did")
 
     @contextmanager
     def profiled(self, folder: Path, iteration: int) -> Iterator[None]:

@@ -20,6 +20,7 @@ from threading import Thread
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import Backend, _new_process_group_helper, _world
 
+from rlscale.config.schema.cluster_config import LOOPBACK_HOSTS
 from rlscale.platform.ports import free_port
 from rlscale.platform.rendezvous import store_at
 from rlscale.weights.bucket import Bucket
@@ -170,10 +171,10 @@ def _in_background(call: Callable[[], None]) -> Future[None]:
 def _own_address(urls: Sequence[str]) -> tuple[str, int]:
     """An address of this machine that the engines can reach, and a free port of it."""
     hosts = [url.split("://")[-1].split("/")[0].rpartition(":")[0] for url in urls]
-    if all(host in ("127.0.0.1", "localhost") for host in hosts):
+    if all(host in LOOPBACK_HOSTS for host in hosts):
         address = "127.0.0.1"
     else:
-        remote = next(host for host in hosts if host not in ("127.0.0.1", "localhost"))
+        remote = next(host for host in hosts if host not in LOOPBACK_HOSTS)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect((remote, 9))  # sends nothing; asks which of our addresses leads there
             address = probe.getsockname()[0]

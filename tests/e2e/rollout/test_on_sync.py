@@ -116,7 +116,7 @@ def test_log_probs_are_those_of_each_tokens_own_version_across_three_syncs(
         await client.close()
         return found, fresh, pauses
 
-    for _ in range(3):  # a pause may meet another process's turn, whatever else the machine does
+    for _ in range(2):  # a pause may meet another process's turn, whatever else the machine does
         found, fresh, pauses = asyncio.run(asyncio.wait_for(main(), 120))
         print(kind.value, "pauses", [f"{pause:.3f}" for pause in pauses])
         if max(pauses) <= LONGEST_PAUSE_S:

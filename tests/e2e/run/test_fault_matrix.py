@@ -12,6 +12,7 @@ from faults import RUN, undisturbed
 from faulty_run import FaultyRun
 from harms import can_starve
 
+from rlscale.observe.jsonl import read
 from tests.fault_volleys import volleys
 
 pytestmark = pytest.mark.timeout(900)
@@ -31,6 +32,8 @@ def test_a_run_to_which_everything_happens_again_and_again_has_the_weights_of_an
     with Chain(tmp_path / "rough", start, calm, scale=SCALE, slack=2.0) as chain:
         for volley in volleys():
             rows.append(chain.play(*volley))
+            if len(rows) == 1:
+                nothing_but_a_rank_was_lost(tmp_path / "calm", tmp_path / "rough")
             print(
                 " + ".join(map(str, volley)),
                 rows[-1].happens,
@@ -43,3 +46,16 @@ def test_a_run_to_which_everything_happens_again_and_again_has_the_weights_of_an
     assert [row for row in rows if row.seconds is None or row.afterwards != WELL] == []
     if not can_starve():
         pytest.skip("starved cells did not run, as this user may make no control group; all others have passed")
+
+
+def nothing_but_a_rank_was_lost(calm: Path, rough: Path) -> None:
+    """One recovery, in which no prompt was drawn and no token generated that an undisturbed run has not."""
+    logs = "".join(log.read_text() for log in rough.glob("command-*.log"))
+    assert logs.count("starting the trainer's ranks again") == 1
+    assert "the trainer's ranks are back" in logs
+    theirs, ours = (list(read(folder / "run" / "metrics.jsonl")) for folder in (calm, rough))
+    last = [row for row in ours if "weight_version" in row][-1]
+    (same,) = (row for row in theirs if row.get("iteration") == last["iteration"] and "weight_version" in row)
+    accounts = [name for name in same if name.startswith(("prompts/", "tokens/"))]
+    assert accounts
+    assert {name: last[name] for name in accounts} == {name: same[name] for name in accounts}

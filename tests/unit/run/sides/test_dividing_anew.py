@@ -85,7 +85,9 @@ class Run:
         recoveries = Recoveries(self.config, calls, self.notes.append)
         forks: Any = None
         spec: Any = Spec()
-        self.group = TrainerGroup(lay_out_run(self.config), [*"abcd"], calls, Path(), self.config, forks, recoveries)
+        self.group = TrainerGroup(
+            rank_places.RankPlaces(lay_out_run(self.config), [*"abcd"], calls, Path(), self.config, forks, recoveries)
+        )
         self.group.start(spec, 1.0)
 
     def dies(self) -> bool:
