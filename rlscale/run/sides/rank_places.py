@@ -26,6 +26,8 @@ from rlscale.run.sides.recovery import Recoveries
 from rlscale.trainer.trainer_spec import TrainerSpec
 
 _LOOK_EVERY_S = 1.0
+_FIRST = 0
+"""The machine of the driver, or of router and rollout service: without it the run ends, and nobody is waited for."""
 
 
 class RankPlaces:
@@ -88,7 +90,8 @@ class RankPlaces:
             try:
                 return self._layout.ranks, host.standing_in(self._nodes, used, self._config.cluster.gpus_per_node)
             except MachinesGone as short:
-                if self.recoveries is None or not self.recoveries.may_shrink or patience_s is None:
+                may_shrink = self.recoveries is not None and self.recoveries.may_shrink
+                if not may_shrink or patience_s is None or _FIRST in short.numbers:
                     raise
                 gone = frozenset(self._nodes[number] for number in short.numbers)
                 if gone <= self._given_up or host.clock() - began >= patience_s:

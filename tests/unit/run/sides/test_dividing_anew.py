@@ -196,7 +196,7 @@ def test_copies_that_come_back_in_the_middle_of_an_iteration_take_their_part_of_
     assert run.given == [[1]] * 6  # what the two copies were trained on
     run.group.train_shards(shards, 2)
     assert (len(run.trained[2]), rows(run.trained[2])) == (3, [*range(12)])
-    run.loses = "a"  # and fewer again, in a step that was divided for as many
+    run.loses = "c"  # and fewer again, in a step that was divided for as many
     run.group.train_shards(shards, 3)
     assert (len(run.trained[3]), rows(run.trained[3])) == (2, [*range(12)])
     assert run.given[6:] == [[1, 2]] * 4

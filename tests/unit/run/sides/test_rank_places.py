@@ -117,31 +117,41 @@ def test_as_many_whole_copies_go_on_as_there_is_room_for(make: Any) -> None:
     run.places.new_actors()
     assert (run.places.copies, len(run.slots), run.notes) == (1, 4, [])  # no rank was there
     run = make()
-    run.cluster.gone = {"a", "c"}
+    run.cluster.gone = {"b", "c"}
     run.places.new_actors()
-    assert (run.places.copies, run.slots) == (2, [("b", 0), ("b", 1)])
+    assert (run.places.copies, run.slots) == (2, [("a", 0), ("a", 1)])
 
 
 def test_copies_whose_number_the_experts_do_not_allow_are_left_out(make: Any) -> None:
     """Experts are shared out over two ranks: of the five that there is room for four go on."""
     run = make("model=tiny_qwen3_moe", "parallel.expert=2", "parallel.data=6", "cluster.rollout_gpus=0")
-    run.cluster.gone = {"a"}
-    run.places._layout = replace(run.places._layout, ranks=(Slot(0, (0,)), *(Slot(1, (gpu,)) for gpu in range(5))))
+    run.cluster.gone = {"b"}
+    run.places._layout = replace(run.places._layout, ranks=(Slot(1, (0,)), *(Slot(0, (gpu,)) for gpu in range(5))))
     run.places.new_actors()
     assert (run.places.copies, len(run.slots)) == (4, 4)
+
+
+def test_for_the_first_machine_nobody_waits_as_the_run_ends_with_it(make: Any) -> None:
+    run = make()
+    run.cluster.gone = {"a"}
+    with pytest.raises(
+        UserError, match=r"^a machine of the trainer's ranks is gone.*the same command resumes the run$"
+    ):
+        run.places.new_actors()
+    assert (run.cluster.now, run.notes) == (0.0, [])
 
 
 @pytest.mark.parametrize("whole", [False, True])
 def test_without_room_for_a_copy_or_where_there_may_not_be_fewer_the_run_ends(make: Any, whole: bool) -> None:
     given = ["parallel.tensor=2", "parallel.pipeline=2", "parallel.data=1"]
     run = make(*([] if whole else given))
-    run.cluster.gone = {"a"}
+    run.cluster.gone = {"b"}
     why = "one copy of the model takes 4" if not whole else "the same command resumes the run$"
     with pytest.raises(UserError, match=f"a machine of the trainer's ranks is gone.*{why}"):
         (run.whole if whole else run.places).new_actors()
     assert run.cluster.now == (0.0 if whole else 120.0)
     run = make("run.recover_smaller_after_s=null")
-    run.cluster.gone = {"a"}
+    run.cluster.gone = {"b"}
     with pytest.raises(UserError, match=r"the same command resumes the run$"):
         run.places.new_actors()
 
@@ -169,7 +179,7 @@ def test_what_was_divided_for_more_copies_is_divided_as_it_would_have_been_for_f
     shards, _ = divide(batch, run.config)
     assert len(shards) == 6
     assert run.places.dealt(shards) is shards
-    run.cluster.gone = {"a", "b"}
+    run.cluster.gone = {"b", "c"}
     run.places.new_actors()
     for found, wanted in zip(run.places.dealt(shards), divide(batch, run.config, 2)[0], strict=True):
         assert found.row_ids.tolist() == wanted.row_ids.tolist()
@@ -179,7 +189,7 @@ def test_what_was_divided_for_more_copies_is_divided_as_it_would_have_been_for_f
 
 def test_fewer_ranks_are_told_how_many_they_are(make: Any) -> None:
     run = make()
-    run.cluster.gone = {"a", "b"}
+    run.cluster.gone = {"b", "c"}
     run.places.new_actors()
     spec = TrainerSpec.__new__(TrainerSpec)
     for name in TrainerSpec.__dataclass_fields__:
