@@ -6,16 +6,18 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import psutil
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, worker
 
 from rlscale.config.derived.object_store import given_store_bytes
 from rlscale.config.errors import UserError
@@ -170,7 +172,7 @@ def standing_in(nodes: Sequence[str], used: Collection[int], gpus: int) -> list[
 
     MachinesGone when there are too few of them.
     """
-    there = {node["NodeID"]: node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]}
+    there = _gpus_of_machines()
     free = sorted(node for node, has in there.items() if node not in nodes and has >= gpus)
     found, lacking = list(nodes), []
     for number in sorted(used):
@@ -187,12 +189,12 @@ def standing_in(nodes: Sequence[str], used: Collection[int], gpus: int) -> list[
 
 def present(gpus: int) -> list[str]:
     """Machines of the cluster with `gpus` GPUs or more."""
-    return sorted(node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0) >= gpus)
+    return sorted(node for node, has in _gpus_of_machines().items() if has >= gpus)
 
 
 def gone(nodes: Sequence[str]) -> list[str]:
     """Those of these machines that the cluster has lost."""
-    there = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    there = _gpus_of_machines()
     return [node for node in nodes if node not in there]
 
 
@@ -209,3 +211,22 @@ def node_ids(count: int, gpus: int) -> list[str]:
             f"cluster.nodes={count}, but the Ray cluster has {len(usable)}{what}; start Ray on the others first"
         )
     return sorted((node["NodeID"] for node in usable), key=lambda node: (node != here, node))[:count]
+
+
+def _gpus_of_machines() -> dict[str, float]:
+    """Of those that are there. That this one's raylet has died Ray says some 12 s later, and ends this process then."""
+    there = {node["NodeID"]: node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]}
+    own: Any = worker._global_node
+    if not _answers(own.raylet_socket_name):
+        there.pop(ray.get_runtime_context().get_node_id(), None)
+    return there
+
+
+def _answers(path: str) -> bool:
+    """Whether somebody listens on a Unix socket; a process that is only stopped does."""
+    with socket.socket(socket.AF_UNIX) as asking:
+        try:
+            asking.connect(path)
+        except OSError:
+            return False
+    return True

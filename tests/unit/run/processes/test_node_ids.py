@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import ray
+from ray._private import worker
 
 from rlscale.config.errors import UserError
 from rlscale.run.processes.machines_gone import MachinesGone
-from rlscale.run.processes.ray_session import gone, node_ids, standing_in
+from rlscale.run.processes.ray_session import gone, node_ids, present, standing_in
 
 
 def node(name: str, gpus: int = 0, alive: bool = True) -> dict:
@@ -17,10 +22,17 @@ def node(name: str, gpus: int = 0, alive: bool = True) -> dict:
 
 
 @pytest.fixture(autouse=True)
-def _cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+def raylet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[socket.socket]:
+    """What listens in the place of this machine's raylet, in a cluster of three machines."""
     nodes = [node("b", 8), node("head"), node("a", 8), node("gone", 8, alive=False)]
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
     monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "head"))
+    path = os.path.relpath(tmp_path / "raylet")
+    monkeypatch.setattr(worker, "_global_node", SimpleNamespace(raylet_socket_name=path))
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path)
+        listening.listen()
+        yield listening
 
 
 def test_this_machine_comes_first():
@@ -57,3 +69,11 @@ def test_ranks_without_a_machine_are_an_error_that_says_which_there_are():
 def test_machines_that_ended_and_those_that_the_cluster_never_had_are_gone() -> None:
     assert gone(["a", "gone", "head", "lost"]) == ["gone", "lost"]
     assert gone(["a", "b"]) == []
+
+
+def test_this_machine_is_gone_as_soon_as_its_raylet_is(raylet: socket.socket) -> None:
+    """Ray says so some 12 s later."""
+    assert (gone(["head", "a"]), present(0)) == ([], ["a", "b", "head"])
+    raylet.close()
+    assert (gone(["head", "a"]), present(0)) == (["head"], ["a", "b"])
+    assert standing_in(["head"], {0}, 0) == ["a"]
