@@ -33,7 +33,8 @@ class LengthRatio:
 
     def __init__(self, samples_per_batch: int) -> None:
         self._window = _BATCHES * samples_per_batch
-        self._started: deque[Attempt | tuple[int, bool]] = deque()
+        self._started: deque[Attempt | int] = deque()
+        """Of what another process has started, only the length is left: it is finished."""
         self._trained: deque[int] = deque(maxlen=self._window)
 
     def started(self, attempt: Attempt) -> None:
@@ -42,7 +43,7 @@ class LengthRatio:
 
     def adopted(self, samples: Iterable[Sample]) -> None:
         """Samples that another process has started and finished."""
-        self._started.extend((sample.response_length, True) for sample in samples)
+        self._started.extend(sample.response_length for sample in samples)
 
     def trained(self, groups: Iterable[Group], held: int) -> None:
         """Groups are trained on; `held` other samples that were started are under way or ready."""
@@ -62,15 +63,18 @@ class LengthRatio:
 
     def state_dict(self) -> dict[str, Any]:
         """Lengths only: an attempt that is under way counts from its new start after a restart."""
-        return {"started": [one for one in self._lengths() if one[1]], "trained": list(self._trained)}
+        # Plain numbers: a tuple for each would have Python look for garbage while it saves, once there are many.
+        lengths = (one if isinstance(one, int) else one.tokens if one.finished else None for one in self._started)
+        return {"started": [length for length in lengths if length is not None], "trained": list(self._trained)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with saved lengths."""
-        self._started.extend(state["started"])
+        # Of a checkpoint from before they were plain numbers: pairs of a length and that it is finished.
+        self._started.extend(one[0] if isinstance(one, tuple) else one for one in state["started"])
         self._trained.extend(state["trained"])
 
     def _lengths(self) -> list[tuple[int, bool]]:
-        return [one if isinstance(one, tuple) else (one.tokens, one.finished) for one in self._started]
+        return [(one, True) if isinstance(one, int) else (one.tokens, one.finished) for one in self._started]
 
 
 def mean_length(lengths: Sequence[int], finished: Sequence[bool]) -> float:

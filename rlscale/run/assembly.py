@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import secrets
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,12 +13,9 @@ from rlscale.config.derived.sizes import Sizes
 from rlscale.config.schema import Config
 from rlscale.data.configured_source import training_source
 from rlscale.data.folders.companions import companions_of
-from rlscale.data.folders.leased_folders import Lease, lease, remove_unused
 from rlscale.data.folders.model_folder import ensure_tokenizer_folder, read_chat_template
-from rlscale.data.folders.served_folder import MADE, served_folder
 from rlscale.data.supervised import SupervisedGroups
 from rlscale.data.tokens.prompt_encoder import PromptEncoder
-from rlscale.families.config_file import complete, read_config
 from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.run.disk.checkpoint import Progress, groups_of
 from rlscale.run.disk.membership_orders import EngineOrders
@@ -29,7 +24,7 @@ from rlscale.run.disk.run_folder import RunFolder
 from rlscale.run.model_folders import ModelFolders
 from rlscale.run.processes.actor_host import ActorHost
 from rlscale.run.processes.forks import Forks
-from rlscale.run.processes.placement import Layout, lay_out_run, shares_devices
+from rlscale.run.processes.placement import lay_out_run, shares_devices
 from rlscale.run.processes.remote_calls import Calls
 from rlscale.run.processes.stop_signal import StopSignal
 from rlscale.run.sessions.evaluations import Evaluations, Measure
@@ -40,19 +35,20 @@ from rlscale.run.sessions.session import Session, SessionParts
 from rlscale.run.sessions.supervised_session import SupervisedSession
 from rlscale.run.sides.engine_side import EngineSide, NoEngines, RunningEngines, SteadyEngines
 from rlscale.run.sides.engines import Engines
-from rlscale.run.sides.evaluation_engines import LOGS, EvaluationEngines, measuring_apart
+from rlscale.run.sides.evaluation_fleet import EvaluationFleet
 from rlscale.run.sides.generate_only import VERSION, serving, starting_folder
 from rlscale.run.sides.group_source import GroupSource, Rollout, SupervisedGroupSource
 from rlscale.run.sides.membership import Membership
 from rlscale.run.sides.models_beside import ModelsBeside, WithModelsBeside
-from rlscale.run.sides.rank_places import RankPlaces
 from rlscale.run.sides.recovery import Recoveries
+from rlscale.run.sides.run_context import RunContext
+from rlscale.run.sides.served_folders import ServedFolders
 from rlscale.run.sides.spare_machines import SpareMachines
 from rlscale.run.sides.sync_waves import SyncWaves
 from rlscale.run.sides.trainer_group import TrainerGroup
+from rlscale.run.sides.weight_routes import WeightRoutes
 from rlscale.run.sides.weight_sync import WeightSync
 from rlscale.trainer.trainer_spec import TrainerSpec
-from rlscale.weights.transports.route import Route
 
 
 class Assembly:
@@ -75,24 +71,21 @@ class Assembly:
         self._calls = Calls(stop, cluster.call_timeout_s, str(folder.logs), cluster.answer_timeout_s, host)
         needs = Needs.of(config)
         self._supervised, self._trains, self._generates = needs.supervised, needs.trains, needs.engines
-        self._trainer: TrainerGroup | None = None
+        self._served = ServedFolders(self._scratch)
         self._recoveries: Recoveries | None = None
+        self._trainer: TrainerGroup | None = None
+        self._routes: WeightRoutes | None = None
         self._engines: Engines | None = None
         self._rollout: Rollout | None = None
-        self._apart: tuple[Engines, Rollout] | None = (
-            None  # the engines that do nothing but evaluate, and who asks them
-        )
+        self._evaluating: EvaluationFleet | None = None
         self._beside: ModelsBeside | None = None
         self._spare: SpareMachines | None = None
-        self._leases: list[Lease] = []
-        self._exchanges: list[Path] = []  # folders of weights on their way below one that the user names
 
     @property
     def restarts(self) -> tuple[int, int]:
         """How often engines died and were started again, and how often the trainer's ranks were."""
-        fleets = (self._engines, self._apart[0] if self._apart is not None else None)
-        beside = 0 if self._beside is None else self._beside.restarts
-        engines = beside + sum(fleet.restarts for fleet in fleets if fleet is not None)
+        fleets = self._engines, self._evaluating, self._beside
+        engines = sum(fleet.restarts for fleet in fleets if fleet is not None)
         return engines, 0 if self._recoveries is None else self._recoveries.count
 
     def launch(self, config: Config) -> None:
@@ -101,7 +94,29 @@ class Assembly:
         `config` holds what the stages before this run made, if they have run by now, as a run that only generates
         needs it.
         """
-        folder = self._folder
+        self._make_models(config)
+        layout = lay_out_run(config)
+        machines = self._calls.host.machines(layout.nodes, config.cluster.gpus_per_node)
+        logs, note = self._folder.logs, self._records.note
+        context = RunContext(layout, machines, self._calls, logs, self._scratch, note, self._forks)
+        if self._generates:
+            self._engines = context.fleet(config if self._trains else serving(config))
+            self._engines.launch(str(self._served_folder(config)))
+        if layout.eval_engines:
+            self._evaluating = EvaluationFleet(config, context, self._model, self._reserved)
+            self._evaluating.launch(self._served_folder(config))
+        if self._generates and config.rollout.models:
+            self._beside = ModelsBeside(config, context, self._reserved)
+            self._beside.launch(str(self._served_folder(config)))
+        if self._trains:
+            self._recoveries = Recoveries(config, self._calls, note)
+            self._trainer = TrainerGroup(context.rank_places(config, self._recoveries))
+            self._routes = WeightRoutes(self._trainer, self._model, self._folder.path)
+        if self._generates or not self._supervised:
+            self._rollout = context.rollout(self._rollout_spec(config))
+
+    def _make_models(self, config: Config) -> None:
+        """The folders that everything starts from."""
         self._models = ModelFolders.of(config).taught_by(config)
         self._models.check_start(config)
         self._model = self._models.policy
@@ -110,24 +125,12 @@ class Assembly:
         self._tokenizer = ensure_tokenizer_folder(config.model, self._model)
         self._records.reads_with(self._tokenizer)
         self._companions = companions_of(config, self._model)
-        layout = lay_out_run(config)
-        nodes = self._calls.host.machines(layout.nodes, config.cluster.gpus_per_node)
-        if self._generates:
-            note = self._records.note
-            own = config if self._trains else serving(config)
-            self._engines = Engines(own, layout, nodes, self._calls, folder.logs, self._scratch, note, self._forks)
-            self._engines.launch(str(self._served(config)))
-        if layout.eval_engines:
-            apart = dataclasses.replace(layout, engines=layout.eval_engines)
-            self._launch_apart(measuring_apart(config), apart, nodes)
-        if self._generates and config.rollout.models:
-            self._launch_beside(config, layout, nodes)
-        if self._trains:
-            self._recoveries = Recoveries(config, self._calls, self._records.note)
-            given = layout, nodes, self._calls, folder.logs, config, self._forks
-            self._trainer = TrainerGroup(RankPlaces(*given, self._recoveries))
-        if self._generates or not self._supervised:
-            self._rollout = Rollout(self._rollout_spec(config), self._calls, folder.logs, self._forks, nodes[0])
+
+    @property
+    def _reserved(self) -> frozenset[int]:
+        """Machines whose GPUs fleets that were launched have reserved."""
+        fleets = self._engines, self._evaluating
+        return frozenset[int]().union(*(fleet.machines for fleet in fleets if fleet is not None))
 
     def session(self, config: Config, config_hash: str) -> Session:
         """Wait until everything runs; `config` holds by now what the stages before this run made."""
@@ -155,51 +158,20 @@ class Assembly:
             config, config_hash, self._folder, self._calls, self._stop, self._group_source(), self._records
         )
 
-    def _served(self, config: Config) -> Path:
+    def _served_folder(self, config: Config) -> Path:
         """The folder that engines start from. What of the weights nobody gives them they read there."""
         companions = self._companions
         if not self._trains or config.serves_adapters:
             companions = companions_of(config, starting_folder(config, self._model))
-        from rlscale.weights.served_copy import write_served  # imports torch
-
-        model, form = config.model, config.rollout.served_form
-
-        def make() -> Path:
-            return served_folder(companions, model.name, model.dtype.value, self._scratch, write_served, form)
-
-        if (made := make()).parent != (self._scratch / MADE).resolve():
-            return made  # the model's own folder
-        self._leases.append(lease(make))
-        remove_unused(made.parent)
-        return made
-
-    def _launch_apart(self, config: Config, layout: Layout, nodes: list[str]) -> None:
-        """Begin to start the engines that evaluate, a router before them and a service that asks them."""
-        logs = self._folder.logs / LOGS
-
-        def note(text: str) -> None:
-            self._records.note(f"evaluation: {text}")
-
-        reserved = self._engines.machines if self._engines is not None else frozenset[int]()
-        engines = Engines(config, layout, nodes, self._calls, logs, self._scratch, note, self._forks, reserved)
-        engines.launch(str(self._served(config)))
-        spec = RolloutSpec.of(config, self._model)
-        self._apart = engines, Rollout(spec, self._calls, logs, self._forks, nodes[0])
-
-    def _launch_beside(self, config: Config, layout: Layout, nodes: list[str]) -> None:
-        """Begin to start the models beside the policy."""
-        fleets = (self._engines, *(self._apart or ())[:1])
-        reserved = frozenset[int]().union(*(engines.machines for engines in fleets if engines is not None))
-        note, forks, logs = self._records.note, self._forks, self._folder.logs
-        self._beside = ModelsBeside(config, layout, nodes, self._calls, logs, self._scratch, note, forks, reserved)
-        self._beside.launch(str(self._served(config)))
+        return self._served.of(config, companions)
 
     def _with_models(self, side: EngineSide) -> EngineSide:
         """The same, and the models beside the policy: ready, known to whoever asks them, and mended with it."""
         if (beside := self._ready_beside()) is None:
             return side
-        if (trainer := self._trainer) is not None and (asks := self._rollout) is not None:
-            beside.follow(trainer, asks, lambda own, engines: self._sync(own, trainer, engines, asks))
+        if (routes := self._routes) is not None and (asks := self._rollout) is not None:
+            assert self._trainer is not None
+            beside.follow(self._trainer, asks, lambda own, engines: routes.to(own, engines, asks))
         return WithModelsBeside(side, beside)
 
     def _ready_beside(self) -> ModelsBeside | None:
@@ -208,31 +180,25 @@ class Assembly:
             return None
         self._records.phase(f"starting {', '.join(self._config.rollout.models)}")
         beside.ready()
-        for rollout in (self._rollout, *(self._apart or ())[1:]):
-            if rollout is not None:
-                beside.tell(rollout)
+        for asks in (self._rollout, None if self._evaluating is None else self._evaluating.rollout):
+            if asks is not None:
+                beside.tell(asks)
         return beside
 
     def _evaluations(self, config: Config) -> Callable[[Progress, Measure], Evaluations]:
         """Who measures the policy: engines that do nothing else, ready to be given weights, or the rollout's."""
-        if self._apart is None:
+        if self._evaluating is None:
             return partial(Evaluations, config.eval, self._records)
         assert self._trainer is not None
-        engines, rollout = self._apart
-        rollout.prepared()
-        engines.ready()
-        rollout.start(engines.router_url, engines.api_key)
-        own = measuring_apart(config)
-        sync = self._sync(own, self._trainer, engines, rollout)
-        side = RunningEngines(self._trainer, engines, rollout, sync, shares_devices=False)
-        return partial(EvaluationsBesideTraining, EvaluationEngines(side, engines, rollout), config.eval, self._records)
+        assert self._routes is not None
+        engines = self._evaluating.ready(self._trainer, self._routes)
+        return partial(EvaluationsBesideTraining, engines, config.eval, self._records)
 
     def _started_trainer(self, config: Config) -> TrainerGroup:
         """The ranks, once they have built their models."""
         assert self._trainer is not None
-        if (
-            shares_devices(config.cluster) and self._engines is not None
-        ):  # they start with all of the memory, which the trainer needs
+        if shares_devices(config.cluster) and self._engines is not None:
+            # They start with all of the memory, which the trainer needs.
             self._wait_for_engines()
             self._engines.release_memory()
         self._records.phase("starting the trainer")
@@ -246,11 +212,12 @@ class Assembly:
         if self._engines is None or self._rollout is None:
             return NoEngines()
         assert self._trainer is not None
+        assert self._routes is not None
         if not shares_devices(config.cluster):
             self._wait_for_engines()
         self._rollout.start(self._engines.router_url, self._engines.api_key)
         sync: WeightSync | SyncWaves
-        sync = whole = self._sync(config, self._trainer, self._engines, self._rollout)
+        sync = whole = self._routes.to(config, self._engines, self._rollout)
         if config.syncs_in_waves and (most := config.weights.max_engines_at_once) is not None:
             sync = SyncWaves(whole, self._engines, self._rollout.drain, most)
         if config.rollout.engines_on_spare_machines:
@@ -276,29 +243,13 @@ class Assembly:
         mend_beside = None if beside is None else partial(beside.mend, VERSION)
         return SteadyEngines(self._engines, self._rollout, mend_beside)
 
-    def _sync(self, config: Config, trainer: TrainerGroup, engines: Engines, rollout: Rollout) -> WeightSync:
-        """What brings the trainer's weights to some engines."""
-        folder = self._weights / secrets.token_hex(4)
-        if (named := config.weights.transport.get("folder")) is not None:
-            self._exchanges.append(Route(folder=str(folder)).exchange(named, None)[0])
-        return WeightSync(config, trainer, engines, rollout, complete(read_config(self._model)), folder)
-
     def close(self) -> None:
         """End every process of this run. Safe to call at any moment, also after a failure half-way."""
         self._calls.processes.end_frozen()
-        served = self._spare, self._engines, *(self._apart or ()), self._beside
-        for part in (self._rollout, self._trainer, *served):
+        fleets = self._spare, self._engines, self._evaluating, self._beside
+        for part in (self._rollout, self._trainer, *fleets, self._served, self._routes):
             if part is not None:
                 part.close()
-        for leased in self._leases:
-            leased.end()
-        for folder in (self._weights, *self._exchanges):
-            shutil.rmtree(folder, ignore_errors=True)
-
-    @property
-    def _weights(self) -> Path:
-        """Where weights lie on their way to engines that read files; nothing of it is needed after the run."""
-        return self._folder.path.resolve() / "weights"
 
     def _wait_for_engines(self) -> None:
         assert self._engines is not None

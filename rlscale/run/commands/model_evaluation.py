@@ -21,10 +21,9 @@ from rlscale.run.processes.placement import lay_out, lay_out_beside
 from rlscale.run.processes.ray_session import RaySession, node_ids
 from rlscale.run.processes.remote_calls import Calls
 from rlscale.run.processes.stop_signal import StopSignal
-from rlscale.run.sides.engines import Engines
 from rlscale.run.sides.generate_only import VERSION, serving
-from rlscale.run.sides.group_source import Rollout
 from rlscale.run.sides.models_beside import ModelsBeside
+from rlscale.run.sides.run_context import RunContext
 
 
 def measure(config: Config, checkpoint: Path | None, logs: Path) -> EvalResult:
@@ -64,10 +63,11 @@ def _measured(config: Config, model: Path, calls: Calls, logs: Path, forks: Fork
     nodes = node_ids(layout.nodes, config.cluster.gpus_per_node)
     scratch = Path(config.run.scratch).resolve()
     own = serving(dataclasses.replace(config, rollout=dataclasses.replace(config.rollout, max_staleness=0)))
-    engines = Engines(own, layout, nodes, calls, logs, scratch, _say, forks)
+    context = RunContext(layout, nodes, calls, logs, scratch, _say, forks)
+    engines = context.fleet(own)
     # All samples come back, not only the few for a report.
     spec = dataclasses.replace(RolloutSpec.of(own, model), report_samples=2**31)
-    rollout = Rollout(spec, calls, logs, forks, nodes[0])
+    rollout = context.rollout(spec)
     models: ModelsBeside | None = None
 
     def mend() -> None:
@@ -77,7 +77,7 @@ def _measured(config: Config, model: Path, calls: Calls, logs: Path, forks: Fork
 
     try:
         engines.launch(str(model))
-        models = ModelsBeside(own, layout, nodes, calls, logs, scratch, _say, forks, engines.machines)
+        models = ModelsBeside(own, context, engines.machines)
         models.launch(str(model))
         rollout.prepared()
         _say("starting the engines")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from rlscale.config.derived.serving_beside import serving_beside
@@ -15,12 +14,10 @@ from rlscale.config.schema import Config
 from rlscale.data.folders.model_folder import find_folder
 from rlscale.envs.served_models import Address
 from rlscale.rollout.evaluation import EvalResult
-from rlscale.run.processes.forks import Forks
-from rlscale.run.processes.placement import Layout
-from rlscale.run.processes.remote_calls import Calls
 from rlscale.run.sides.engine_side import EngineSide, RunningEngines
 from rlscale.run.sides.engines import Engines
 from rlscale.run.sides.group_source import Rollout
+from rlscale.run.sides.run_context import RunContext
 from rlscale.run.sides.trainer_group import TrainerGroup
 from rlscale.run.sides.weight_sync import WeightSync
 
@@ -32,39 +29,22 @@ _LOOK_EVERY_S = 1.0
 class ModelsBeside:
     """Every model of `rollout.models`. `launch` starts them without waiting, `ready` waits."""
 
-    def __init__(
-        self,
-        config: Config,
-        layout: Layout,
-        nodes: list[str],
-        calls: Calls,
-        logs: Path,
-        scratch: Path,
-        note: Callable[[str], None],
-        forks: Forks,
-        reserved: frozenset[int] = frozenset(),
-    ) -> None:
-        """`reserved`: machines whose GPUs the policy's fleet reserved already."""
+    def __init__(self, config: Config, context: RunContext, reserved: frozenset[int] = frozenset()) -> None:
+        """`context`: the run's. `reserved`: machines whose GPUs the policy's fleet reserved already."""
         self._models = config.rollout.models
         self._fleets: dict[str, Engines] = {}
         self._following: dict[str, RunningEngines] = {}
         self._told: list[Rollout] = []
         self._next_look = 0.0
         self._reserved = reserved
-        for name in self._models:
-            self._fleets[name] = Engines(
+        for name, model in self._models.items():
+            own = context.of(name, context.logs / LOGS / name, context.layout.beside.get(name, ()))
+            self._fleets[name] = own.fleet(
                 serving_beside(config, name),
-                replace(layout, engines=layout.beside.get(name, ())),
-                nodes,
-                calls,
-                logs / LOGS / name,
-                scratch,
-                _prefixed(name, note),
-                forks,
-                reserved,
+                reserved=reserved,
                 section=f"rollout.models.{name}",
                 trained_on=False,
-                restarted_with="the current weights" if self._models[name].follows_policy else "its weights",
+                restarted_with="the current weights" if model.follows_policy else "its weights",
             )
 
     @property
@@ -200,7 +180,3 @@ def _address(fleet: Engines) -> Address:
 
 def _keeps_its_weights(urls: Sequence[str]) -> None:
     """An engine that was started again has read the folder of its model, which never changes."""
-
-
-def _prefixed(name: str, note: Callable[[str], None]) -> Callable[[str], None]:
-    return lambda text: note(f"{name}: {text}")

@@ -16,6 +16,7 @@ from rlscale.run.processes.remote_calls import Calls
 from rlscale.run.processes.stop_signal import StopSignal
 from rlscale.run.sides.engines import Engines
 from rlscale.run.sides.models_beside import ModelsBeside
+from rlscale.run.sides.run_context import RunContext
 
 NODES = ["a" * 56, "b" * 56, "c" * 56]
 
@@ -59,7 +60,8 @@ def test_a_machine_of_two_models_beside_the_policy_is_reserved_by_the_first(
     beside = {"judge": (Slot(1, (0,)),), "other": (Slot(1, (1,)), Slot(2, (0,)))}
     layout = Layout((), (), beside=beside)
     calls = Calls(StopSignal(), 1.0, str(tmp_path), 20.0)
-    models = ModelsBeside(config, layout, NODES, calls, tmp_path, tmp_path, print, Forks(), frozenset({0}))
+    context = RunContext(layout, NODES, calls, tmp_path, tmp_path, print, Forks())
+    models = ModelsBeside(config, context, frozenset({0}))
     models.launch("model")
     # The machine of a router is the first, which the policy's fleet reserved.
     assert reserved == {NODES[0]: [0, 0], NODES[1]: [8, 0], NODES[2]: [8]}
