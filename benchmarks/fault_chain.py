@@ -168,7 +168,8 @@ def _concerns_ranks_alone(cells: Sequence[Cell]) -> bool:
 
 
 def _generated_again(folder: Path, before: int) -> list[str]:
-    """Whether requests were sent twice in iterations after the first `before`."""
-    rows = [row for row in read(folder / "metrics.jsonl") if row.get("iteration", 0) > before]
-    again = sum(row.get("retried_requests", 0) + row.get("interrupted_requests", 0) for row in rows)
-    return [f"{again:.0f} requests were sent again"] if again else []
+    """Whether requests were sent twice in iterations after the first `before`; a run counts them from its start."""
+    rows = [row for row in read(folder / "metrics.jsonl") if "weight_version" in row]
+    counts = {row["iteration"]: row["retried_requests"] + row["interrupted_requests"] for row in rows}
+    again = max(counts.values()) - counts.get(before, 0)
+    return [f"{again:.0f} requests were sent again"] if again > 0 else []

@@ -168,7 +168,10 @@ def play(chain: Chain, todo: Sequence[Cell], results: Results, until: float) -> 
             return True
         if time.monotonic() > until:
             return False
-        results.rows.append(chain.play(cell).columns)
+        row = chain.play(cell)
+        if row.seconds is None and chain.finished:  # it came to its end before it came to that phase
+            return True
+        results.rows.append(row.columns)
         results.keep()
         print(f"| {' | '.join(results.rows[-1])} |", file=sys.stderr, flush=True)
     return True

@@ -131,6 +131,9 @@ class ActorsHere:
         done.exception()  # whoever waits is told; where nobody does, Ray says nothing either
         return done
 
+    def check(self) -> None:
+        """See ActorHost. What is called lives as long as this process."""
+
     def put(self, value: Any) -> Any:
         """See ActorHost."""
         return value

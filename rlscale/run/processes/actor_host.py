@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import ray
@@ -15,6 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rlscale.run.processes import ray_session
 from rlscale.run.processes.actor_processes import Processes
+from rlscale.run.processes.raylet_watch import RayletWatch
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,9 @@ class ActorHost(Protocol):
 
     def start(self, kind: type, place: Place, *arguments: Any) -> Any:
         """A handle to a new actor, which may still be starting."""
+
+    def check(self) -> None:
+        """UserError where nothing can be called any more, as what starts the actors has died."""
 
     def put(self, value: Any) -> Any:
         """A reference to a value that several calls are given."""
@@ -116,8 +121,18 @@ class RayActors:
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(place.node, soft=False)
         return actor.options(**options).remote(*arguments)
 
+    def check(self) -> None:
+        """See ActorHost."""
+        if ray.is_initialized():
+            self._raylet.check()
+
+    @cached_property
+    def _raylet(self) -> RayletWatch:
+        return ray_session.watch_raylet()
+
     def put(self, value: Any) -> Any:
         """See ActorHost."""
+        self.check()
         return ray.put(value)
 
     def wait(self, refs: Sequence[Any], timeout_s: float) -> tuple[list[Any], list[Any]]:

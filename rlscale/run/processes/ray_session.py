@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from rlscale.platform.ownership import refuse_shared
 from rlscale.run.processes import reaper
 from rlscale.run.processes.machines_gone import MachinesGone
 from rlscale.run.processes.ray_waker import RayWaker
+from rlscale.run.processes.raylet_watch import RayletWatch
 from rlscale.serve.pulse import families_of
 
 # Ray's sockets live under <temp>/session_<date>_<pid>/sockets/plasma_store; a Unix socket path holds 107 bytes.
@@ -214,19 +214,15 @@ def node_ids(count: int, gpus: int) -> list[str]:
 
 
 def _gpus_of_machines() -> dict[str, float]:
-    """Of those that are there. That this one's raylet has died Ray says some 12 s later, and ends this process then."""
+    """Of those that are there. That this one's raylet has died Ray says some 12 s later."""
     there = {node["NodeID"]: node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]}
-    own: Any = worker._global_node
-    if not _answers(own.raylet_socket_name):
-        there.pop(ray.get_runtime_context().get_node_id(), None)
+    with contextlib.closing(watch_raylet()) as raylet:
+        if not raylet.lives:
+            there.pop(ray.get_runtime_context().get_node_id(), None)
     return there
 
 
-def _answers(path: str) -> bool:
-    """Whether somebody listens on a Unix socket; a process that is only stopped does."""
-    with socket.socket(socket.AF_UNIX) as asking:
-        try:
-            asking.connect(path)
-        except OSError:
-            return False
-    return True
+def watch_raylet() -> RayletWatch:
+    """Watch the raylet that this process is connected to. Ray must be up."""
+    own: Any = worker._global_node
+    return RayletWatch(own.raylet_socket_name)

@@ -118,14 +118,16 @@ class Calls:
         """The results of `refs`, in order.
 
         `limit` names the key that `timeout_s` comes from. `meanwhile` runs between polls (it may heal engines). With
-        `heed_stop`, a stop signal ends the wait with StopRequested. Raises RunFailed when a call raises, and
-        ProcessLost when it dies, is not back after `timeout_s` seconds, or the process that has it is frozen.
+        `heed_stop`, a stop signal ends the wait with StopRequested. Raises RunFailed when a call raises, ProcessLost
+        when it dies, is not back after `timeout_s` seconds, or the process that has it is frozen, and UserError when
+        Ray itself has died.
         """
         pending, deadline = list(refs), self.host.clock() + (timeout_s or self._timeout_s)
         while pending:
             done, pending = self.host.wait(pending, POLL_S)
             for ref in done:  # an error surfaces at once, not after the slowest of the others
                 self._result(ref, what, refs)
+            self.host.check()
             if heed_stop:
                 self._stop.check()
             if meanwhile is not None:
@@ -151,6 +153,7 @@ class Calls:
         deadline = self.host.clock() + self._timeout_s
         while not condition():
             self._stop.check()
+            self.host.check()
             meanwhile()
             self._refuse_frozen([ref], what, [ref])
             if self.host.clock() > deadline:
@@ -209,6 +212,7 @@ class Calls:
             raise RunFailed(f"{what} failed: {reason}. See {self.errors.path}") from error
 
     def _died(self, what: str, refs: Sequence[Any]) -> ProcessLost:
+        self.host.check()  # else it is not the process that was lost
         log = f"See {self.errors.path}, and its own log beside it"
         return ProcessLost(f"{what}: the process died. {log}; the same command resumes the run", refs)
 

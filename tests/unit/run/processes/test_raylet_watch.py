@@ -1,0 +1,88 @@
+"""Whether the process behind a socket lives: one that is stopped does, one that was killed does not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlscale.config.errors import UserError
+from rlscale.run.processes import actor_host
+from rlscale.run.processes.actor_host import RayActors
+from rlscale.run.processes.raylet_watch import RayletWatch
+from rlscale.run.processes.remote_calls import Calls
+from rlscale.run.processes.stop_signal import StopSignal
+
+LISTENS = (
+    "import socket, sys, time; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); "
+    "print(flush=True); time.sleep(60)"
+)
+
+
+@pytest.fixture
+def listening(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-I", "-S", "-c", LISTENS, str(tmp_path / "raylet")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+        process.kill()
+
+
+def gone(watch: RayletWatch) -> bool:
+    """Whether it is known to be dead soon."""
+    until = time.monotonic() + 10
+    while watch.lives and time.monotonic() < until:
+        time.sleep(0.01)
+    return not watch.lives
+
+
+def test_a_killed_one_is_dead_at_once_and_a_stopped_one_lives(
+    listening: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    watch = RayletWatch(str(tmp_path / "raylet"))
+    os.kill(listening.pid, signal.SIGSTOP)
+    assert watch.lives
+    assert RayletWatch(str(tmp_path / "raylet")).lives
+    listening.kill()
+    assert gone(watch)
+    assert gone(RayletWatch(str(tmp_path / "raylet")))
+    with pytest.raises(UserError, match=r"raylet\) has died.*the same command resumes the run"):
+        watch.check()
+
+
+def test_what_it_holds_open_it_lets_go(listening: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    watch = RayletWatch(str(tmp_path / "raylet"))
+    RayletWatch(str(tmp_path / "raylet")).close()
+    assert watch.lives
+    del watch
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_call_whose_ray_is_dead_is_no_lost_process_and_nothing_is_sent_any_more(
+    listening: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = RayletWatch(str(tmp_path / "raylet"))
+    monkeypatch.setattr(actor_host.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(actor_host.ray_session, "watch_raylet", lambda: watch)
+    put: list[Any] = []
+    monkeypatch.setattr(actor_host.ray, "put", put.append)
+    host = RayActors()
+    host.put("while it lives")
+    monkeypatch.setattr(host, "wait", lambda refs, _: ([], refs))
+    listening.kill()
+    assert gone(watch)
+    calls = Calls(StopSignal(), 60.0, str(tmp_path), 20.0, host)
+    with pytest.raises(UserError, match="raylet"):
+        calls.wait(["never"], "training step")
+    with pytest.raises(UserError, match="raylet"):
+        host.put("afterwards")
+    assert put == ["while it lives"]
