@@ -3,8 +3,8 @@
 A matrix product sums each entry in an order that the library chooses by the number of rows, and attention in one that
 depends on the longest sequence beside it. So the same token has other bits in an engine, which computes it among the
 requests that happen to run, and in the trainer, which computes it among the rows of a micro-batch. Here every order is
-fixed: a product is made of tiles of rows (`invariant_products`), attention sums over spans of `SPAN` keys counted from
-a sequence's first (in bfloat16 as `fused_attention`, where this machine can), and log-probs over blocks of `WORDS`
+fixed: a product is made of tiles of rows (`invariant_products`), attention sums over spans of keys (`SPANS`) counted
+from a sequence's first (in bfloat16 as `fused_attention`, where this machine can), and log-probs over blocks of `WORDS`
 words. Trainer and engine compute by these in a run with `run.bitwise`, on the CPU with one thread, and their log-probs
 are equal bit for bit.
 
@@ -28,10 +28,12 @@ from rlscale.platform.invariant_products import product
 KEYS = 64
 """To multiples of this keys and values are filled up. Those behind a query's own add zeros, at the end."""
 
-SPAN = 256
-"""Keys whose values a product sums, a whole number of `KEYS`; the sums of further ones are added one after the other.
+SPANS = (256, 128, KEYS)
+"""Keys whose values a product sums, whole numbers of `KEYS`; the sums of further ones are added one after the other.
 
-A library sums some hundreds by themselves, and cuts more into parts that depend on how many there are.
+A library sums some by themselves, and cuts more into parts that depend on how many there are: on one CPU some hundreds,
+on another 192 already otherwise than 256. So the first of these is taken of which this machine, asked, sums any part in
+one order.
 """
 
 QUERIES = 64
@@ -64,7 +66,7 @@ def attention_is_independent(
     Values are as wide as keys where `value_size` is not given.
     """
     shapes = heads, key_heads, size, value_size or size
-    return _is_independent(attention, _whole_attention, shapes, dtype, SPAN + KEYS // 2)
+    return _is_independent(attention, _whole_attention, shapes, dtype, SPANS[0] + KEYS // 2)
 
 
 @functools.cache
@@ -178,13 +180,31 @@ def _attended(query: Tensor, keys: Tensor, values: Tensor, last: Tensor) -> Tens
     of_queries = scores[:, :, : shared * queries, everyone:].unflatten(2, (shared, queries))
     of_queries.masked_fill_(hidden, float("-inf"))
     weights = torch.softmax(scores, -1)
+    span = span_of(values.shape[-1])
     total, *others = (
         torch.matmul(some, of_values)
-        for some, of_values in zip(weights.split(SPAN, 3), values.split(SPAN, 2), strict=True)
+        for some, of_values in zip(weights.split(span, 3), values.split(span, 2), strict=True)
     )
     for other in others:
         total += other
     return total[:, :, : shared * queries].unflatten(2, (shared, queries))
+
+
+@functools.cache
+def span_of(width: int) -> int:
+    """The span in which this machine sums values of that width; the least where it has no order for any."""
+    return next((span for span in SPANS if _sums_parts_alike(span, width)), SPANS[-1])
+
+
+def _sums_parts_alike(span: int, width: int) -> bool:
+    """Whether the first keys of a span are summed as they are where all of them are there and count for nothing."""
+    values = terms((1,), span, KEYS, width, torch.float32)
+    weights, _ = factors((1, QUERIES), (1,), span, torch.float32)
+    for keys in range(KEYS, span, KEYS):
+        of_these = torch.where(torch.arange(span) < keys, weights, 0.0)
+        if not torch.equal(torch.matmul(of_these, values), torch.matmul(of_these[..., :keys], values[:, :keys])):
+            return False
+    return True
 
 
 def _filled(x: Tensor) -> Tensor:

@@ -117,7 +117,7 @@ def test_transformers_attends_to_all_tokens_up_to_the_limit_and_not_beyond() -> 
             if attention.self_attn.indexer is not None:
                 attention.self_attn.indexer.index_topk = 16
         difference = (model(tokens).logits[0] - sparse).abs().amax(-1)
-    assert difference[:longest].max() == 0
+    assert difference[:longest].max() < 1e-5  # rounding: some libraries sum other numbers of keys in another order
     assert difference[longest:].min() > 1e-3
     assert reach_of(WHOLE) == Reach(SPARSE["index_topk"], "index_topk")
     assert reach_of(complete(TINY["deepseek_v3"])) is None

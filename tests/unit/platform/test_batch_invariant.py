@@ -171,3 +171,20 @@ def test_the_machine_is_asked_whether_attention_is_independent(
     own = invariant.attention
     monkeypatch.setattr(invariant, "attention", at_once)
     assert not invariant.attention_is_independent(heads, key_heads, 16, dtype, value_size)
+
+
+def test_the_span_is_one_whose_parts_this_machine_sums_as_it_sums_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = torch.matmul
+
+    def other_order(some: Tensor, of_values: Tensor) -> Tensor:
+        """Of 192 keys two halves by themselves, as libraries on some CPUs do."""
+        if some.shape[-1] != 192:
+            return own(some, of_values)
+        return own(some[..., 96:], of_values[..., 96:, :]) + own(some[..., :96], of_values[..., :96, :])
+
+    monkeypatch.setattr(torch, "matmul", other_order)
+    invariant.span_of.cache_clear()
+    assert invariant.span_of(16) == 128
+    monkeypatch.setattr(torch, "matmul", lambda *_: torch.randn(1, 1))
+    assert invariant.span_of(32) == invariant.KEYS
+    invariant.span_of.cache_clear()
