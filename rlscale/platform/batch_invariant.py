@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from rlscale.platform import fused_attention
 from rlscale.platform.cancelling_numbers import factors, terms
-from rlscale.platform.invariant_products import product
+from rlscale.platform.invariant_products import OUTPUTS, product
 
 KEYS = 64
 """To multiples of this keys and values are filled up. Those behind a query's own add zeros, at the end."""
@@ -144,9 +144,10 @@ def attention(query: Tensor, key: Tensor, value: Tensor, last: Tensor, scale: fl
     if _torchs(query, key, value):
         return fused_attention.attend(query, key, value, last, scale)
     n, heads, queries, size = query.shape
-    keys, values = _filled(key), _filled(value)
+    keys, values, width = _filled(key), _filled(value), value.shape[-1]
+    values = F.pad(values, (0, OUTPUTS - width)) if width < OUTPUTS else values
     grouped = (query.float() * scale).view(n, key.shape[1], -1, queries, size)
-    attended = query.new_empty(*grouped.shape[:4], value.shape[-1])
+    attended = query.new_empty(*grouped.shape[:4], width)
     for first in range(0, queries, QUERIES):
         some = slice(first, first + QUERIES)
         used = -(-(int(last[:, some].max()) + 1) // KEYS) * KEYS
@@ -154,7 +155,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, last: Tensor, scale: fl
         for sequence in range(0, n, together):
             own = slice(sequence, sequence + together)
             seen = keys[own, :, :used], values[own, :, :used], last[own, some]
-            attended[own, :, :, some] = _attended(grouped[own, :, :, some], *seen)
+            attended[own, :, :, some] = _attended(grouped[own, :, :, some], *seen)[..., :width]
     return attended.view(n, heads, queries, -1)
 
 

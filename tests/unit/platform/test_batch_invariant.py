@@ -158,7 +158,7 @@ def test_logprobs_are_those_of_float64_and_of_each_row_alone(words: int) -> None
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize(("heads", "key_heads", "value_size"), [(4, 2, None), (2, 2, None), (2, 2, 24)])
+@pytest.mark.parametrize(("heads", "key_heads", "value_size"), [(4, 2, None), (2, 2, None), (2, 2, 24), (4, 4, 10)])
 def test_the_machine_is_asked_whether_attention_is_independent(
     dtype: torch.dtype, heads: int, key_heads: int, value_size: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
