@@ -18,11 +18,13 @@ from ray.exceptions import RayError
 
 from rlscale.platform.stacks import doing
 from rlscale.run.processes.stacks_of_actors import stacks_of
-from rlscale.run.processes.watched import Watched, on_machine
+from rlscale.run.processes.watched import Watched, on_machine, stopped_starters
 from rlscale.serve.pulse import Patience, stopped_of
 
 _EVERY_S = 1.0
 _ELSEWHERE_EVERY_S = 2.0
+_CLOCK_S = 0.05
+"""By so much the kernel's time of a process's start may be early: it counts in hundredths of a second."""
 
 
 def kill_stopped(pids: Sequence[int]) -> None:
@@ -61,27 +63,32 @@ class Processes:
         self._looked = clock()
         self._elsewhere: dict[str, tuple[Any, float]] = {}
 
-    def add(self, name: str, log: Path, actor: Any, *, servers: bool = False) -> None:
+    def add(self, name: str, log: Path, actor: Any, kind: str = "", *, servers: bool = False) -> None:
         """Watch the process of an actor that has the method `whereabouts`; it may still be starting.
 
-        A name that is taken gets the folder of its log before it. `servers`: it has the method `stacks`, too.
+        A name that is taken gets the folder of its log before it. `kind`: the name of its class, by which its process
+        is found on this machine while it cannot answer yet. `servers`: it has the method `stacks`, too.
         """
         name = told_apart(name, log, {actor.name for actor in (*self._starting, *self._actors.values())})
         asked = actor.whereabouts.remote()
-        self._starting.append(Watched(name, log, actor, asked, Patience(self._clock), servers))
+        self._starting.append(Watched(name, log, actor, asked, Patience(self._clock), servers, kind=kind))
 
     def frozen(self, waiting_for: Collection[str], seconds: float) -> Frozen | None:
         """One of the actors with these ids whose process has been stopped for so long."""
         if self._clock() - self._looked >= _EVERY_S:
             self._looked = self._clock()
             self._look()
-        actors = (self._actors[actor] for actor in waiting_for if actor in self._actors)
-        late = next((actor for actor in actors if actor.stopped and actor.seconds >= seconds), None)
+        up = (self._actors[actor] for actor in waiting_for if actor in self._actors)
+        starting = (actor for actor in self._starting if actor.awaited in waiting_for)
+        late = next((one for one in (*up, *starting) if one.stopped and one.seconds >= seconds), None)
         return None if late is None else Frozen(late.name, late.pid, late.seconds)
 
     def end_frozen(self, among: Collection[Any] | None = None) -> None:
         """End those (of these actors) that are stopped now: they hear nothing that they are told."""
         self._meet()
+        self._look_for_starting()
+        starting = [one for one in self._starting if one.stopped and (among is None or one.handle in among)]
+        kill_stopped([actor.pid for actor in starting])
         actors = [actor for actor in self._actors.values() if among is None or actor.handle in among]
         for node in {actor.node for actor in actors}:
             there = {actor.pid: actor for actor in actors if actor.node == node}
@@ -123,6 +130,17 @@ class Processes:
             for actor in there:
                 actor.stopped = actor.stopped if stopped is None else actor.pid in stopped
                 actor.seconds = actor.patience.look(actor.stopped)
+        self._look_for_starting()
+
+    def _look_for_starting(self) -> None:
+        """Which of those that have not answered yet are stopped, on this machine; each may be that of several ranks."""
+        kinds = {actor.kind for actor in self._starting if actor.kind}
+        known = {actor.pid for actor in self._actors.values()}
+        found = stopped_starters(kinds, known) if kinds else []
+        for actor in self._starting:
+            own = [pid for kind, pid, began in found if kind == actor.kind and began >= actor.since - _CLOCK_S]
+            actor.stopped, actor.pid = bool(own), own[0] if own else 0
+            actor.seconds = actor.patience.look(actor.stopped)
 
     def _meet(self) -> None:
         """Take in the actors whose processes are up by now."""

@@ -58,7 +58,7 @@ class Rollout:
         log = logs / "rollout.log"
         place = Place(node, forks.runtime_env(ROLLOUT_ENVIRONMENT), concurrency=64)
         self._actor = calls.host.start(RolloutActor, place, str(log))
-        calls.processes.add("the rollout service", log, self._actor)
+        calls.processes.add("the rollout service", log, self._actor, RolloutActor.__name__)
         self._addresses = spec.addresses
         self._preparing = self._actor.prepare.remote(spec)
 

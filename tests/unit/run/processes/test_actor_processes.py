@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -40,9 +41,20 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 SILENT = "no answer"
 
 
-class Answers:
-    """Stands for Ray: what a call brings is there at once, or never (SILENT)."""
+class Unanswered:
+    """Stands for a reference of Ray's to a call that is not back; whose it is it knows."""
 
+    def __init__(self, actor: str) -> None:
+        self._actor = actor
+
+    def task_id(self) -> Any:
+        return SimpleNamespace(actor_id=lambda: SimpleNamespace(hex=lambda: self._actor))
+
+
+class Answers:
+    """Stands for Ray: what a call brings is there at once, or never (SILENT, and what is Unanswered)."""
+
+    ObjectRef = Unanswered
     killed: list[Any]
     waited_s: float
 
@@ -50,7 +62,8 @@ class Answers:
         self.killed, self.waited_s = [], 0.0
 
     def wait(self, refs: list[Any], timeout: float, num_returns: int = 1) -> tuple[list[Any], list[Any]]:
-        there, late = [ref for ref in refs if ref is not SILENT], [ref for ref in refs if ref is SILENT]
+        late = [ref for ref in refs if ref is SILENT or isinstance(ref, Unanswered)]
+        there = [ref for ref in refs if ref not in late]
         if len(there) < num_returns:
             self.waited_s += timeout
         return there, late
@@ -113,6 +126,39 @@ def test_an_actor_is_frozen_once_it_was_stopped_for_so_long_and_somebody_waits_f
     assert str(found).startswith(f"rank 1 (process {process.pid}) has been stopped for")
     assert processes.frozen({"a2"}, 2.0) is None
     assert look(1000.0) is None
+
+
+def test_one_that_is_stopped_before_it_can_say_which_process_it_is_is_known_by_its_title(answers: Answers) -> None:
+    now = [0.0]
+    processes = Processes(HERE, lambda: now[0])
+    with contextlib.ExitStack() as ended:
+
+        def titled() -> subprocess.Popen[bytes]:
+            process = ended.enter_context(subprocess.Popen(["bash", "-c", "exec -a 'ray::LauncherActor' sleep 60"]))
+            ended.callback(process.kill)
+            return process
+
+        stop(earlier := titled())  # of another run
+        time.sleep(0.1)
+        handle = SimpleNamespace(whereabouts=SimpleNamespace(remote=lambda: Unanswered("a1")))
+        processes.add("the launcher of machine 0", LOG, handle, "LauncherActor", servers=True)
+        starting, other = titled(), titled()
+
+        def found() -> Any:
+            for _ in range(5):
+                now[0] += 1.0
+                found = processes.frozen({"a1", "a2"}, 2.0)
+            return found
+
+        assert found() is None
+        stop(starting)
+        assert str(found()).startswith(f"the launcher of machine 0 (process {starting.pid}) has been stopped for")
+        processes.end_frozen([])
+        assert starting.poll() is None
+        processes.end_frozen([handle])
+        assert starting.wait(10) == -signal.SIGKILL
+        assert found() is None
+        assert (earlier.poll(), other.poll()) == (None, None)
 
 
 def test_processes_that_were_ended_are_gone_when_they_are_forgotten_and_leave_their_names(answers: Answers) -> None:
