@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from fault_cells import PROCESSES, Cell
 from harms import FAULTS, can_starve
@@ -42,6 +42,15 @@ VOLLEYS = (
 
 The last two keep no iteration from being made, and may come to the run's end.
 """
+AHEAD = (
+    ("rank:kill:train", "engine:kill:train"),
+    ("scheduler:stop:generate", "router:kill:generate"),
+    ("raylet:kill:sync",),
+    ("rollout service:kill:train", "engine:stop:train"),
+    ("node:kill:evaluate",),
+    ("launcher:stop:start",),
+)
+"""The same of a run that is disaggregated: its engines generate for the next iteration while the trainer works."""
 ELSEWHERE = {
     "test_bad_luck.py": ("driver:stop:generate", "driver:kill:generate", "rank:kill:train"),
     "test_cut_off_syncs.py": ("engine:kill:sync", "rank:kill:sync", "rank:stop:sync"),
@@ -50,13 +59,13 @@ ELSEWHERE = {
 
 
 def played() -> list[Cell]:
-    """All of them."""
+    """All of them but those of the disaggregated run."""
     return [Cell.of(text) for volley in (*VOLLEYS, *ELSEWHERE.values()) for text in volley]
 
 
-def volleys() -> list[list[Cell]]:
-    """Those of the run, as this user may play them."""
-    found = [[Cell.of(text) for text in volley] for volley in VOLLEYS]
+def volleys(texts: Sequence[Sequence[str]] = VOLLEYS) -> list[list[Cell]]:
+    """Those of a run, as this user may play them."""
+    found = [[Cell.of(text) for text in volley] for volley in texts]
     return found if can_starve() else [[cell for cell in volley if cell.fault != "starved"] for volley in found]
 
 
