@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from fault_cells import TWELFTH, all_cells, untouched  # in benchmarks/
+from fault_outcome import WELL
+from fault_table import table as matrix
 
 from tests.fault_volleys import AHEAD, ELSEWHERE, VOLLEYS, played, table
 
@@ -26,6 +28,23 @@ def test_each_twelfth_of_the_matrix_in_its_order_has_every_process_fault_and_pha
     cells = all_cells()
     assert len(set(cells)) == 480
     assert [untouched(cells[first : first + 40]) for first in range(0, 480, 40)] == [[]] * TWELFTH
+
+
+def test_the_table_says_of_each_cell_how_long_it_took_and_how_it_ended() -> None:
+    rows = [
+        ["rank", "kill", "train", "goes on", "8", WELL],
+        ["rank", "kill", "stop", "error: rank 0 died, then resumed", "4", WELL],
+        ["rank", "stop", "stop", "stopped, then resumed", "3", WELL],
+        ["engine", "kill", "train", "goes on to its end", "9", "other weights"],
+    ]
+    lines = matrix(rows).splitlines()
+    of = {tuple(words[:2]): words[2:] for words in ([word.strip() for word in line.split("|")[1:-1]] for line in lines)}
+    phase = of["process", "fault"].index
+    assert [of["rank", "kill"][phase(name)] for name in ("train", "stop", "sync")] == ["8", "r 4", ""]
+    assert (of["rank", "stop"][phase("stop")], of["engine", "kill"][phase("train")]) == ("s 3", "! 9")
+    assert lines[-1] == (
+        "4 cells: 1 go on by themselves, 1 end and are continued, 1 end as asked, 1 are not as they must be"
+    )
 
 
 def test_the_docs_show_the_cells_that_tests_play_and_where() -> None:
