@@ -59,7 +59,7 @@ class Cell:
     @property
     def limit_s(self) -> float:
         """By when the run must be further, or have ended."""
-        if self.phase == "stop":  # whatever is stuck, but the command itself cannot end while it is
+        if self.phase == "stop":  # a command that is stopped or starved itself cannot end before that is over
             return END_S + (LASTS_S[self.fault] if self.process == "driver" else 0.0)
         return LASTS_S[self.fault] + (START_S if self.phase == "start" else RECOVERY_S)
 

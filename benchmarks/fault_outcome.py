@@ -41,7 +41,7 @@ class Outcome:
         final = folder / "hf" / "model.safetensors"
         weights = hashlib.sha256(final.read_bytes()).hexdigest() if final.exists() else ""
         summary = Summary.read(folder) if weights else None
-        steps = summary.steps if summary is not None else 0
+        steps = summary.steps if summary is not None and summary.status == "finished" else 0
         accounts = [balance(rows[-1], "prompts", "drawn"), balance(rows[-1], "tokens", "received")] if rows else []
         odd = [one for one in accounts if " = 0 " not in one]
         if seen != list(range(1, len(seen) + 1)):

@@ -163,13 +163,13 @@ def told(results: Results, chosen: Sequence[Cell]) -> int:
 
 def play(chain: Chain, todo: Sequence[Cell], results: Results, until: float) -> bool:
     """Play cells, as many as there is time for; whether nothing more is to be done than to let the run end."""
-    for cell in todo:
+    for number, cell in enumerate(todo):
         if chain.finished:
             return True
         if time.monotonic() > until:
             return False
         row = chain.play(cell)
-        if row.seconds is None and chain.finished:  # it came to its end before it came to that phase
+        if row.seconds is None and chain.finished and number:  # its end was nearer than that phase: in the next run
             return True
         results.rows.append(row.columns)
         results.keep()

@@ -42,7 +42,7 @@ VOLLEYS = (
 
 The last two keep no iteration from being made, and may come to the run's end.
 """
-AHEAD = (
+DISAGGREGATED = (
     ("rank:kill:train", "engine:kill:train"),
     ("scheduler:stop:generate", "router:kill:generate"),
     ("raylet:kill:sync",),

@@ -193,8 +193,8 @@ def _attended(query: Tensor, keys: Tensor, values: Tensor, last: Tensor) -> Tens
 
 @functools.cache
 def span_of(width: int) -> int:
-    """The span in which this machine sums values of that width; the least where it has no order for any."""
-    return next((span for span in SPANS if _sums_parts_alike(span, width)), SPANS[-1])
+    """The span in which this machine sums values of that width: `KEYS`, which has no parts, where no other will do."""
+    return next(span for span in SPANS if _sums_parts_alike(span, width))
 
 
 def _sums_parts_alike(span: int, width: int) -> bool:

@@ -44,9 +44,9 @@ from rlscale.run.sides.recovery import Recoveries
 from rlscale.run.sides.run_context import RunContext
 from rlscale.run.sides.served_folders import ServedFolders
 from rlscale.run.sides.spare_machines import SpareMachines
+from rlscale.run.sides.sync_folders import SyncFolders
 from rlscale.run.sides.sync_waves import SyncWaves
 from rlscale.run.sides.trainer_group import TrainerGroup
-from rlscale.run.sides.weight_routes import WeightRoutes
 from rlscale.run.sides.weight_sync import WeightSync
 from rlscale.trainer.trainer_spec import TrainerSpec
 
@@ -71,10 +71,9 @@ class Assembly:
         self._calls = Calls(stop, cluster.call_timeout_s, str(folder.logs), cluster.answer_timeout_s, host)
         needs = Needs.of(config)
         self._supervised, self._trains, self._generates = needs.supervised, needs.trains, needs.engines
-        self._served = ServedFolders(self._scratch)
+        self._served, self._syncs = ServedFolders(self._scratch), SyncFolders(folder.path)
         self._recoveries: Recoveries | None = None
         self._trainer: TrainerGroup | None = None
-        self._routes: WeightRoutes | None = None
         self._engines: Engines | None = None
         self._rollout: Rollout | None = None
         self._evaluating: EvaluationFleet | None = None
@@ -111,7 +110,6 @@ class Assembly:
         if self._trains:
             self._recoveries = Recoveries(config, self._calls, note)
             self._trainer = TrainerGroup(context.rank_places(config, self._recoveries))
-            self._routes = WeightRoutes(self._trainer, self._model, self._folder.path)
         if self._generates or not self._supervised:
             self._rollout = context.rollout(self._rollout_spec(config))
 
@@ -169,9 +167,8 @@ class Assembly:
         """The same, and the models beside the policy: ready, known to whoever asks them, and mended with it."""
         if (beside := self._ready_beside()) is None:
             return side
-        if (routes := self._routes) is not None and (asks := self._rollout) is not None:
-            assert self._trainer is not None
-            beside.follow(self._trainer, asks, lambda own, engines: routes.to(own, engines, asks))
+        if self._trainer is not None and (asks := self._rollout) is not None:
+            beside.follow(self._trainer, asks, lambda own, engines: self._sync(own, engines, asks))
         return WithModelsBeside(side, beside)
 
     def _ready_beside(self) -> ModelsBeside | None:
@@ -190,8 +187,7 @@ class Assembly:
         if self._evaluating is None:
             return partial(Evaluations, config.eval, self._records)
         assert self._trainer is not None
-        assert self._routes is not None
-        engines = self._evaluating.ready(self._trainer, self._routes)
+        engines = self._evaluating.ready(self._trainer, self._sync)
         return partial(EvaluationsBesideTraining, engines, config.eval, self._records)
 
     def _started_trainer(self, config: Config) -> TrainerGroup:
@@ -212,12 +208,11 @@ class Assembly:
         if self._engines is None or self._rollout is None:
             return NoEngines()
         assert self._trainer is not None
-        assert self._routes is not None
         if not shares_devices(config.cluster):
             self._wait_for_engines()
         self._rollout.start(self._engines.router_url, self._engines.api_key)
         sync: WeightSync | SyncWaves
-        sync = whole = self._routes.to(config, self._engines, self._rollout)
+        sync = whole = self._sync(config, self._engines, self._rollout)
         if config.syncs_in_waves and (most := config.weights.max_engines_at_once) is not None:
             sync = SyncWaves(whole, self._engines, self._rollout.drain, most)
         if config.rollout.engines_on_spare_machines:
@@ -243,11 +238,16 @@ class Assembly:
         mend_beside = None if beside is None else partial(beside.mend, VERSION)
         return SteadyEngines(self._engines, self._rollout, mend_beside)
 
+    def _sync(self, config: Config, engines: Engines, rollout: Rollout) -> WeightSync:
+        """What gives a fleet the trainer's weights."""
+        assert self._trainer is not None
+        return self._syncs.sync(config, self._trainer, engines, rollout, self._model)
+
     def close(self) -> None:
         """End every process of this run. Safe to call at any moment, also after a failure half-way."""
         self._calls.processes.end_frozen()
         fleets = self._spare, self._engines, self._evaluating, self._beside
-        for part in (self._rollout, self._trainer, *fleets, self._served, self._routes):
+        for part in (self._rollout, self._trainer, *fleets, self._served, self._syncs):
             if part is not None:
                 part.close()
 

@@ -25,7 +25,7 @@ from rlscale.run.disk.stages import Stage, stages_before, with_result
 from rlscale.run.processes.actor_host import ActorHost
 from rlscale.run.processes.error_log import ErrorLog
 from rlscale.run.processes.forks import Forks
-from rlscale.run.processes.remote_calls import RunFailed
+from rlscale.run.processes.run_failed import RunFailed
 from rlscale.run.processes.stop_signal import StopRequested, StopSignal
 from rlscale.run.sessions.session import Session
 from rlscale.run.verbs import Loop, Verbs

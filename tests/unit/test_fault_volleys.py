@@ -8,7 +8,7 @@ from fault_cells import TWELFTH, all_cells, untouched  # in benchmarks/
 from fault_outcome import WELL
 from fault_table import table as matrix
 
-from tests.fault_volleys import AHEAD, ELSEWHERE, VOLLEYS, played, table
+from tests.fault_volleys import DISAGGREGATED, ELSEWHERE, VOLLEYS, played, table
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,7 +21,7 @@ def test_every_process_every_fault_and_every_phase_is_played_and_a_twelfth_of_al
 
 
 def test_cells_that_befall_a_run_at_once_are_of_one_phase() -> None:
-    assert all(len({text.rpartition(":")[2] for text in volley}) == 1 for volley in (*VOLLEYS, *AHEAD))
+    assert all(len({text.rpartition(":")[2] for text in volley}) == 1 for volley in (*VOLLEYS, *DISAGGREGATED))
 
 
 def test_each_twelfth_of_the_matrix_in_its_order_has_every_process_fault_and_phase() -> None:
@@ -50,7 +50,7 @@ def test_the_table_says_of_each_cell_how_long_it_took_and_how_it_ended() -> None
 def test_the_docs_show_the_cells_that_tests_play_and_where() -> None:
     docs = (ROOT / "docs" / "reliability.md").read_text()
     assert table(played()) in docs
-    for volley in AHEAD:
+    for volley in DISAGGREGATED:
         for process, fault, phase in (text.split(":") for text in volley):
             assert f"{process}, {fault}, {phase}" in docs
     for name in ("test_fault_matrix.py", *ELSEWHERE):

@@ -44,7 +44,7 @@ class ProcessesHere(Processes):
         self._names: dict[Any, str] = {}
         self._launchers: list[Any] = []
 
-    def add(self, name: str, log: Path, actor: Any, kind: str = "", *, servers: bool = False) -> None:
+    def add(self, name: str, log: Path, actor: Any, *, servers: bool = False) -> None:
         """See Processes. There is nothing to watch; the name says who waits."""
         self._names[actor] = told_apart(name, log, self._names.values())
         if servers:

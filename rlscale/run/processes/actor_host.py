@@ -58,7 +58,7 @@ class ActorHost(Protocol):
         """A handle to a new actor, which may still be starting."""
 
     def check(self) -> None:
-        """UserError where nothing can be called any more, as what starts the actors has died."""
+        """RayDied where nothing can be called any more. To be asked before something large is sent with a call."""
 
     def put(self, value: Any) -> Any:
         """A reference to a value that several calls are given."""
@@ -137,10 +137,17 @@ class RayActors:
 
     def wait(self, refs: Sequence[Any], timeout_s: float) -> tuple[list[Any], list[Any]]:
         """See ActorHost."""
-        return ray.wait(list(refs), num_returns=len(refs), timeout=timeout_s) if refs else ([], [])
+        if not refs:
+            return [], []
+        try:
+            return ray.wait(list(refs), num_returns=len(refs), timeout=timeout_s)
+        except OSError:  # the connection to the raylet is broken
+            self.check()
+            raise
 
     def get(self, ref: Any) -> Any:
         """See ActorHost."""
+        self.check()
         return ray.get(ref)
 
     def cancel(self, ref: Any) -> None:

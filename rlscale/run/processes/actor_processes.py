@@ -17,14 +17,13 @@ import ray
 from ray.exceptions import RayError
 
 from rlscale.platform.stacks import doing
+from rlscale.run.processes import ray_session
 from rlscale.run.processes.stacks_of_actors import stacks_of
-from rlscale.run.processes.watched import Watched, on_machine, stopped_starters
+from rlscale.run.processes.watched import Watched, holds_open, on_machine, stopped_now
 from rlscale.serve.pulse import Patience, stopped_of
 
 _EVERY_S = 1.0
 _ELSEWHERE_EVERY_S = 2.0
-_CLOCK_S = 0.05
-"""By so much the kernel's time of a process's start may be early: it counts in hundredths of a second."""
 
 
 def kill_stopped(pids: Sequence[int]) -> None:
@@ -54,8 +53,17 @@ def told_apart(name: str, log: Path, taken: Collection[str]) -> str:
 class Processes:
     """The actors of a run by their ids. Machines besides this one are asked by Ray, less often."""
 
-    def __init__(self, here: str | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        """`here`: Ray's id of this machine, if it is not to be asked."""
+    def __init__(
+        self,
+        here: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        rays_own: Callable[[Collection[int]], set[int]] = ray_session.own_processes,
+    ) -> None:
+        """`here`: Ray's id of this machine, if it is not to be asked.
+
+        `rays_own`: what Ray has started here for this run, besides processes that are given and what they started.
+        """
+        self._rays_own = rays_own
         self._here = here
         self._clock = clock
         self._starting: list[Watched] = []
@@ -63,15 +71,14 @@ class Processes:
         self._looked = clock()
         self._elsewhere: dict[str, tuple[Any, float]] = {}
 
-    def add(self, name: str, log: Path, actor: Any, kind: str = "", *, servers: bool = False) -> None:
+    def add(self, name: str, log: Path, actor: Any, *, servers: bool = False) -> None:
         """Watch the process of an actor that has the method `whereabouts`; it may still be starting.
 
-        A name that is taken gets the folder of its log before it. `kind`: the name of its class, by which its process
-        is found on this machine while it cannot answer yet. `servers`: it has the method `stacks`, too.
+        A name that is taken gets the folder of its log before it. `servers`: it has the method `stacks`, too.
         """
         name = told_apart(name, log, {actor.name for actor in (*self._starting, *self._actors.values())})
         asked = actor.whereabouts.remote()
-        self._starting.append(Watched(name, log, actor, asked, Patience(self._clock), servers, kind=kind))
+        self._starting.append(Watched(name, log, actor, asked, Patience(self._clock), servers))
 
     def frozen(self, waiting_for: Collection[str], seconds: float) -> Frozen | None:
         """One of the actors with these ids whose process has been stopped for so long."""
@@ -87,8 +94,9 @@ class Processes:
         """End those (of these actors) that are stopped now: they hear nothing that they are told."""
         self._meet()
         self._look_for_starting()
-        starting = [one for one in self._starting if one.stopped and (among is None or one.handle in among)]
-        kill_stopped([actor.pid for actor in starting])
+        for one in self._starting:
+            if among is None or one.handle in among:
+                kill_stopped(one.starters)
         actors = [actor for actor in self._actors.values() if among is None or actor.handle in among]
         for node in {actor.node for actor in actors}:
             there = {actor.pid: actor for actor in actors if actor.node == node}
@@ -133,13 +141,18 @@ class Processes:
         self._look_for_starting()
 
     def _look_for_starting(self) -> None:
-        """Which of those that have not answered yet are stopped, on this machine; each may be that of several ranks."""
-        kinds = {actor.kind for actor in self._starting if actor.kind}
-        known = {actor.pid for actor in self._actors.values()}
-        found = stopped_starters(kinds, known) if kinds else []
+        """Which of those that have not answered yet are stopped, as far as that is known: on this machine.
+
+        One that has its log open is known by that. Before, any process of Ray's that nobody else is may be its own.
+        """
+        if not self._starting:
+            return
+        known = {actor.pid for actor in self._actors.values() if actor.node == self._here}
+        stopped = [pid for pid in stopped_now() if pid not in known]
+        nameless = self._rays_own(known).intersection(stopped) if stopped else set()
         for actor in self._starting:
-            own = [pid for kind, pid, began in found if kind == actor.kind and began >= actor.since - _CLOCK_S]
-            actor.stopped, actor.pid = bool(own), own[0] if own else 0
+            actor.starters = [pid for pid in stopped if holds_open(pid, actor.log)] or sorted(nameless)
+            actor.stopped, actor.pid = bool(actor.starters), (actor.starters or [0])[0]
             actor.seconds = actor.patience.look(actor.stopped)
 
     def _meet(self) -> None:
@@ -149,6 +162,7 @@ class Processes:
         for actor in list(self._starting):
             if ray.wait([actor.asked], timeout=0)[0]:
                 self._starting.remove(actor)
+                actor.stopped, actor.seconds, actor.patience = False, 0.0, Patience(self._clock)
                 with contextlib.suppress(RayError):  # it died, which whoever waits for it hears
                     identity, actor.node, actor.pid = ray.get(actor.asked)
                     self._actors[identity] = actor

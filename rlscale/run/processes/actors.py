@@ -310,8 +310,8 @@ class LauncherActor(_Actor):
         # What calls bring is made of this. Several calls come at once: one that imports it while another imports the
         # supervisor would find it half made, as Python breaks a knot of two threads that wait for each other's imports.
         importlib.import_module("rlscale.serve.server_spec")
-        # The supervisor is imported late: that is slow, and nobody knows which process this is before it answers
-        # `whereabouts`: one that is stopped until then is waited for until the deadline of the start.
+        # The supervisor is imported late: that is slow, and before this answers `whereabouts` its process is only
+        # guessed (`Processes`).
         self._make, self._lock = make, threading.Lock()
         self._made: Supervisor | None = None
 

@@ -26,6 +26,7 @@ from rlscale.run.processes import reaper
 from rlscale.run.processes.machines_gone import MachinesGone
 from rlscale.run.processes.ray_waker import RayWaker
 from rlscale.run.processes.raylet_watch import RayletWatch
+from rlscale.run.processes.watched import below
 from rlscale.serve.pulse import families_of
 
 # Ray's sockets live under <temp>/session_<date>_<pid>/sockets/plasma_store; a Unix socket path holds 107 bytes.
@@ -57,6 +58,8 @@ class RaySession:
         os.environ.setdefault("RAY_worker_niceness", "0")  # a rank must not starve beside whatever else runs
         # Of a call that nobody waits for any more; the actor's own log has what it raised.
         os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+        # What Ray tells of each call fills its GCS, 66 MB in 2,500 iterations, for a dashboard that is not started.
+        os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
         if os.environ.get("RAY_AUTH_MODE", "token") != "token":
             raise UserError(
                 f"RAY_AUTH_MODE={os.environ['RAY_AUTH_MODE']}: without its token Ray runs what anybody sends who "
@@ -214,11 +217,9 @@ def node_ids(count: int, gpus: int) -> list[str]:
 
 
 def _gpus_of_machines() -> dict[str, float]:
-    """Of those that are there. That this one's raylet has died Ray says some 12 s later."""
+    """Of those that are there. RayDied where this one's raylet has died, which Ray says some 12 s later."""
     there = {node["NodeID"]: node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]}
-    with contextlib.closing(watch_raylet()) as raylet:
-        if not raylet.lives:
-            there.pop(ray.get_runtime_context().get_node_id(), None)
+    watch_raylet().check()
     return there
 
 
@@ -226,3 +227,9 @@ def watch_raylet() -> RayletWatch:
     """Watch the raylet that this process is connected to. Ray must be up."""
     own: Any = worker._global_node
     return RayletWatch(own.raylet_socket_name)
+
+
+def own_processes(besides: Collection[int]) -> set[int]:
+    """What Ray has started on this machine for this job, but for the processes `besides` and what they started."""
+    raylet = watch_raylet().process
+    return set() if raylet is None else below(raylet, besides, ray.get_runtime_context().get_job_id())

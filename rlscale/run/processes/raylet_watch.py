@@ -1,7 +1,8 @@
-"""Whether Ray's own process on this machine, its raylet, lives: without it nothing of a run does, or comes back.
+"""Whether Ray's own process on this machine, its raylet, lives: without it nothing of a run lives, or comes back.
 
-Ray ends its driver without a word where that puts something into the object store of a raylet that is dead, as a batch
-on its way to the ranks is; that the machine is gone it says twelve seconds later. So this is asked before.
+Ray ends its driver without a word when the driver moves something through the object store of a raylet that is dead:
+a batch on its way to the ranks, or a large result. That the machine is gone it says twelve seconds later. So this is
+asked before.
 """
 
 from __future__ import annotations
@@ -11,9 +12,8 @@ import select
 import socket
 import struct
 import weakref
-from collections.abc import Callable
 
-from rlscale.config.errors import UserError
+from rlscale.run.processes.run_failed import RayDied
 
 _CREDENTIALS = struct.Struct("3i")
 """Of the process at the other end of a Unix socket: its id, its user's and its group's."""
@@ -23,30 +23,45 @@ class RayletWatch:
     """Watches the process that listens on a Unix socket; one that is only stopped lives."""
 
     def __init__(self, path: str) -> None:
-        self._ended = select.poll()
-        self.close: Callable[[], object] = lambda: None
-        """Watch no more."""
+        self._path = path
+        self.process: int | None = None
+        """Its id; None where it is dead, or in a container of its own."""
+        self._ended: select.poll | None = None
         with socket.socket(socket.AF_UNIX) as asking:
             try:
                 asking.connect(path)
-                said = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-                process = os.pidfd_open(_CREDENTIALS.unpack(said)[0])
-            except OSError:  # nobody listens, or not any more
-                self._found = False
+            except OSError:
                 return
-        self._found = True
-        self._ended.register(process, select.POLLIN)
-        self.close = weakref.finalize(self, os.close, process)
+            said = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        self.process = _CREDENTIALS.unpack(said)[0] or None
+        if self.process is not None:
+            self._watch(self.process)
+
+    def _watch(self, process: int) -> None:
+        try:
+            opened = os.pidfd_open(process)
+        except OSError:  # it has just ended, or this kernel does not let anybody watch: it is connected to each time
+            return
+        weakref.finalize(self, os.close, opened)
+        self._ended = select.poll()
+        self._ended.register(opened, select.POLLIN)
 
     @property
     def lives(self) -> bool:
-        """Whether it is there, from when this began to watch it."""
-        return self._found and not self._ended.poll(0)
+        """Whether it is there."""
+        return self._listens() if self._ended is None else not self._ended.poll(0)
+
+    def _listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as asking:
+            try:
+                asking.connect(self._path)
+            except (ConnectionRefusedError, FileNotFoundError):
+                return False
+            except OSError:  # something else is wrong, of which nobody has died
+                return True
+        return True
 
     def check(self) -> None:
-        """UserError where it is not."""
+        """RayDied where it is not."""
         if not self.lives:
-            raise UserError(
-                "Ray's own process on this machine (its raylet) has died, and with it those of the run; "
-                "the same command resumes the run"
-            )
+            raise RayDied

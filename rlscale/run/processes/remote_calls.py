@@ -14,6 +14,7 @@ from ray.exceptions import ActorUnschedulableError, OutOfMemoryError, RayActorEr
 from rlscale.config.errors import UserError
 from rlscale.run.processes.actor_host import ActorHost, RayActors
 from rlscale.run.processes.error_log import ErrorLog
+from rlscale.run.processes.run_failed import RunFailed
 from rlscale.run.processes.stop_signal import StopSignal
 
 POLL_S = 0.25
@@ -36,10 +37,6 @@ _SAID_OF_THE_MACHINE = ("gloo", "NCCL")
 """What is in the text of a RuntimeError where connections between ranks broke."""
 _SAID_OF_MEMORY = ("DefaultCPUAllocator", "ALLOC_FAILED")
 """The same where there was no memory."""
-
-
-class RunFailed(UserError):
-    """A part of the run failed for good; the message says which, and where its log is."""
 
 
 class ProcessLost(RunFailed):
@@ -119,15 +116,15 @@ class Calls:
 
         `limit` names the key that `timeout_s` comes from. `meanwhile` runs between polls (it may heal engines). With
         `heed_stop`, a stop signal ends the wait with StopRequested. Raises RunFailed when a call raises, ProcessLost
-        when it dies, is not back after `timeout_s` seconds, or the process that has it is frozen, and UserError when
-        Ray itself has died.
+        when it dies, is not back after `timeout_s` seconds, or the process that has it is frozen, and RayDied when
+        Ray is dead.
         """
         pending, deadline = list(refs), self.host.clock() + (timeout_s or self._timeout_s)
         while pending:
+            self.host.check()
             done, pending = self.host.wait(pending, POLL_S)
             for ref in done:  # an error surfaces at once, not after the slowest of the others
                 self._result(ref, what, refs)
-            self.host.check()
             if heed_stop:
                 self._stop.check()
             if meanwhile is not None:

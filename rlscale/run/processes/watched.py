@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,6 @@ import psutil
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rlscale.run.processes.reaper import start_time
 from rlscale.serve.pulse import Patience
 
 
@@ -36,10 +34,8 @@ class Watched:
     stopped: bool = False
     seconds: float = 0.0
     """For how long it has been stopped."""
-    kind: str = ""
-    """The name of its class, which the title of its process has before that can answer; empty where nobody said it."""
-    since: float = field(default_factory=lambda: time.clock_gettime(time.CLOCK_BOOTTIME))
-    """Seconds since this machine was started; its process is not older."""
+    starters: list[int] = field(default_factory=list)
+    """Before it is up, processes of this machine that a signal has stopped, of which one is that of this actor."""
 
     @property
     def awaited(self) -> str:
@@ -47,22 +43,35 @@ class Watched:
         return self.asked.task_id().actor_id().hex() if isinstance(self.asked, ray.ObjectRef) else ""
 
 
-def stopped_starters(kinds: Collection[str], besides: Collection[int]) -> list[tuple[str, int, float]]:
-    """Processes of this user on this machine that a signal has stopped and whose title names a class of an actor.
+def stopped_now() -> list[int]:
+    """Processes of this user on this machine that a signal has stopped."""
+    told = ((one.pid, one.info) for one in psutil.process_iter(["status", "uids"]))
+    return [pid for pid, info in told if info["status"] == psutil.STATUS_STOPPED and info["uids"].real == os.getuid()]
 
-    Each with that class, and the seconds from this machine's start to its own. Not those `besides`, whose actors are
-    known.
-    """
-    found, ticks = [], os.sysconf("SC_CLK_TCK")
-    for process in psutil.process_iter(["status", "uids"]):
-        told = process.info
-        if told["status"] != psutil.STATUS_STOPPED or told["uids"].real != os.getuid() or process.pid in besides:
-            continue
-        with contextlib.suppress(psutil.NoSuchProcess):
-            title = " ".join(process.cmdline())
-            began = int(start_time(process.pid) or 0) / ticks
-            found += [(kind, process.pid, began) for kind in kinds if f"ray::{kind}" in title]
-    return found
+
+def below(root: int, besides: Collection[int], job: str) -> set[int]:
+    """What descends from Ray's process `root` but for what descends from those `besides`, or is of another job."""
+    children: dict[int, list[int]] = {}
+    for process in psutil.process_iter(["ppid"]):
+        children.setdefault(process.info["ppid"], []).append(process.pid)
+    found = [pid for pid in children.get(root, ()) if _job_of(pid) in ("", job) and pid not in besides]
+    for member in found:  # it grows
+        found += [pid for pid in children.get(member, ()) if pid not in besides]
+    return set(found)
+
+
+def _job_of(pid: int) -> str:
+    """What Ray has told a process which job it is for; empty where it has not."""
+    with contextlib.suppress(psutil.Error):
+        return str(psutil.Process(pid).environ().get("RAY_JOB_ID", ""))
+    return ""
+
+
+def holds_open(pid: int, file: Path) -> bool:
+    """Whether a process has opened a file, as an actor does its log when it begins."""
+    with contextlib.suppress(OSError):
+        return any(os.path.realpath(opened) == str(file.resolve()) for opened in Path(f"/proc/{pid}/fd").iterdir())
+    return False
 
 
 def on_machine(node: str, function: Callable[..., Any], *given: Any) -> Any:

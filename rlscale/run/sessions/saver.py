@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from rlscale.config.errors import UserError
 from rlscale.run.disk.checkpoint import Begun, CheckpointFailed, CheckpointStore, Progress
-from rlscale.run.processes.remote_calls import POLL_S, RunFailed
+from rlscale.run.processes.remote_calls import POLL_S
+from rlscale.run.processes.run_failed import RunFailed
 from rlscale.run.sides.trainer_side import TrainerSide
 
 _WHAT = "checkpoint"

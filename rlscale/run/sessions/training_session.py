@@ -20,7 +20,7 @@ from rlscale.data.sample import Group
 from rlscale.observe.chrome_trace import FOLDER as PROFILES
 from rlscale.rollout.evaluation import EvalResult
 from rlscale.run.disk.checkpoint import Progress
-from rlscale.run.processes.remote_calls import RunFailed
+from rlscale.run.processes.run_failed import RunFailed
 from rlscale.run.sessions.evaluations import Evaluations, Measure
 from rlscale.run.sessions.saver import SaverWithRanks
 from rlscale.run.sessions.session import STOP_LOSS_WINDOW, Session, SessionParts

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from rlscale.config.schema import Config
 from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.run.sides.engine_side import RunningEngines
+from rlscale.run.sides.engines import Engines
 from rlscale.run.sides.evaluation_engines import LOGS, EvaluationEngines, measuring_apart
 from rlscale.run.sides.group_source import Rollout
 from rlscale.run.sides.run_context import RunContext
 from rlscale.run.sides.trainer_group import TrainerGroup
-from rlscale.run.sides.weight_routes import WeightRoutes
+from rlscale.run.sides.weight_sync import WeightSync
 
 
 class EvaluationFleet:
@@ -20,7 +22,7 @@ class EvaluationFleet:
     def __init__(self, config: Config, context: RunContext, model: Path, reserved: frozenset[int]) -> None:
         """`config`, `context`: the run's. `reserved`: machines whose GPUs the policy's fleet reserved already."""
         self._config = measuring_apart(config)
-        own = context.of("evaluation", context.logs / LOGS, context.layout.eval_engines)
+        own = context.for_fleet("evaluation", context.logs / LOGS, context.layout.eval_engines)
         self.engines = own.fleet(self._config, reserved=reserved)
         self._own, self._spec = own, RolloutSpec.of(self._config, model)
         self._rollout: Rollout | None = None
@@ -46,13 +48,13 @@ class EvaluationFleet:
         self.engines.launch(str(served))
         self._rollout = self._own.rollout(self._spec)
 
-    def ready(self, trainer: TrainerGroup, routes: WeightRoutes) -> EvaluationEngines:
-        """Wait until it answers; who evaluates on it, with the trainer's weights."""
+    def ready(self, trainer: TrainerGroup, sync: Callable[[Config, Engines, Rollout], WeightSync]) -> EvaluationEngines:
+        """Wait until it answers; who evaluates on it, with the weights of the trainer that `sync` brings there."""
         self.rollout.prepared()
         self.engines.ready()
         self.rollout.start(self.engines.router_url, self.engines.api_key)
-        sync = routes.to(self._config, self.engines, self.rollout)
-        side = RunningEngines(trainer, self.engines, self.rollout, sync, shares_devices=False)
+        given = sync(self._config, self.engines, self.rollout)
+        side = RunningEngines(trainer, self.engines, self.rollout, given, shares_devices=False)
         return EvaluationEngines(side, self.engines, self.rollout)
 
     def close(self) -> None:

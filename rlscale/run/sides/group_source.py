@@ -58,7 +58,7 @@ class Rollout:
         log = logs / "rollout.log"
         place = Place(node, forks.runtime_env(ROLLOUT_ENVIRONMENT), concurrency=64)
         self._actor = calls.host.start(RolloutActor, place, str(log))
-        calls.processes.add("the rollout service", log, self._actor, RolloutActor.__name__)
+        calls.processes.add("the rollout service", log, self._actor)
         self._addresses = spec.addresses
         self._preparing = self._actor.prepare.remote(spec)
 
@@ -186,6 +186,7 @@ class Rollout:
 
     def load_state_dict(self, state: Any) -> None:
         """Continue from a state."""
+        self._calls.host.check()  # reading it took its time
         self._one("load_state_dict", state)
 
     def close(self) -> None:

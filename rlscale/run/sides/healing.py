@@ -11,7 +11,8 @@ from typing import Protocol
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
-from rlscale.run.processes.remote_calls import Calls, RunFailed
+from rlscale.run.processes.remote_calls import Calls
+from rlscale.run.processes.run_failed import RunFailed
 from rlscale.run.sides.engine_records import Down, Engine
 from rlscale.run.sides.launchers import AT_ONCE
 from rlscale.serve.http import CallError, Unanswered

@@ -44,7 +44,7 @@ def start_launcher(calls: Calls, config: Config, node: int, identity: str, serve
     stopped_s = config.cluster.answer_timeout_s
     told = servers.api_key, LOOPBACK, servers.fork_server, config.rollout.engine, stopped_s
     launcher = calls.host.start(LauncherActor, place, *folders, *told)
-    calls.processes.add(f"the launcher of machine {node}", log, launcher, LauncherActor.__name__, servers=True)
+    calls.processes.add(f"the launcher of machine {node}", log, launcher, servers=True)
     return launcher
 
 

@@ -38,7 +38,7 @@ class ModelsBeside:
         self._next_look = 0.0
         self._reserved = reserved
         for name, model in self._models.items():
-            own = context.of(name, context.logs / LOGS / name, context.layout.beside.get(name, ()))
+            own = context.for_fleet(name, context.logs / LOGS / name, context.layout.beside.get(name, ()))
             self._fleets[name] = own.fleet(
                 serving_beside(config, name),
                 reserved=reserved,

@@ -36,7 +36,7 @@ class RankActors:
             place = Place(nodes[one.node], forks.runtime_env(one.environment))
             arguments = (str(one.log), one.rank, len(layout.ranks), one.local, one.threads)
             self.handles.append(calls.host.start(TrainerActor, place, *arguments))
-            calls.processes.add(f"rank {one.rank}", one.log, self.handles[-1], TrainerActor.__name__)
+            calls.processes.add(f"rank {one.rank}", one.log, self.handles[-1])
         self._preloading = [rank.preload.remote(device is Device.cpu, trainer) for rank in self.handles]
 
     def start(self, spec: TrainerSpec, timeout_s: float) -> list[int]:

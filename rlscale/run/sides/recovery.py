@@ -17,7 +17,8 @@ from rlscale.config.derived.same_state import copies_state, fewer_can_begin
 from rlscale.config.schema import Config
 from rlscale.config.schema.run_config import Recover
 from rlscale.run.processes.placement import shares_devices
-from rlscale.run.processes.remote_calls import Calls, ProcessLost, RunFailed
+from rlscale.run.processes.remote_calls import Calls, ProcessLost
+from rlscale.run.processes.run_failed import RunFailed
 from rlscale.run.sides.state_copies import StateCopies
 
 

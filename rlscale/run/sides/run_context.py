@@ -20,7 +20,7 @@ from rlscale.run.sides.recovery import Recoveries
 
 @dataclass(frozen=True)
 class RunContext:
-    """What the parts of a run share. One of a part's own (`of`) differs in its engines, its logs and its notes."""
+    """What the parts of a run share. That of a further fleet differs in its engines, logs and notes."""
 
     layout: Layout
     machines: list[str]
@@ -32,7 +32,7 @@ class RunContext:
     forks: Forks
     """What processes are forked from."""
 
-    def of(self, name: str, logs: Path, engines: Sequence[Slot]) -> RunContext:
+    def for_fleet(self, name: str, logs: Path, engines: Sequence[Slot]) -> RunContext:
         """That of a further fleet: its notes begin with its name."""
         layout = replace(self.layout, engines=tuple(engines))
         return replace(self, layout=layout, logs=logs, note=lambda text: self.note(f"{name}: {text}"))

@@ -12,6 +12,7 @@ from typing import Any
 
 from rlscale.config.errors import UserError
 from rlscale.run.processes.remote_calls import Calls, ProcessLost
+from rlscale.run.processes.run_failed import RayDied
 from rlscale.run.sides.rank_actors import RankActors
 
 _UNABLE = "the trainer lacks methods of rlscale.trainer.trainer_protocol.CopiesState"
@@ -118,6 +119,8 @@ class StateCopies:
         try:
             own = self._calls.wait([own for own, _ in both], _WHAT)
         except UserError as error:
+            if isinstance(error, RayDied):
+                raise
             if isinstance(error, ProcessLost) and not error.of_memory:
                 self._lose()
                 raise
@@ -160,13 +163,14 @@ class StateCopies:
         except _NothingFor as why:
             self._give_up(str(why))
             return None
+        self._calls.host.check()
         calls = [
             rank.call.remote("put_state", one.own, *one.parts) for rank, one in zip(actors.handles, given, strict=True)
         ]
         try:
             self._calls.wait(calls, "giving ranks the state of those that were lost")
         except UserError as error:
-            if isinstance(error, ProcessLost) and not error.from_within:
+            if isinstance(error, RayDied) or (isinstance(error, ProcessLost) and not error.from_within):
                 raise
             self._give_up(f"as the copy of the trainer's state is of no use: {error}")
             raise CopyOfNoUse from error

@@ -20,7 +20,8 @@ from rlscale.data.batches.batch import Batch
 from rlscale.data.batches.rank_shard import RankShard
 from rlscale.observe.timeline import MOST_LANES
 from rlscale.run.disk.checkpoint import sums_of
-from rlscale.run.processes.remote_calls import ProcessLost, RunFailed
+from rlscale.run.processes.remote_calls import ProcessLost
+from rlscale.run.processes.run_failed import RunFailed
 from rlscale.run.sides.rank_places import RankPlaces
 from rlscale.run.sides.recovery import Recoveries, RedoLog, Steps
 from rlscale.run.sides.state_copies import CopyOfNoUse

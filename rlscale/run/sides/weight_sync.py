@@ -26,7 +26,7 @@ from rlscale.data.batches.batch import Batch
 from rlscale.data.batches.rank_shard import as_shard
 from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.families.served_form import WeightForm
-from rlscale.run.processes.remote_calls import RunFailed
+from rlscale.run.processes.run_failed import RunFailed
 from rlscale.run.sides.engines import Engines
 from rlscale.run.sides.group_source import Rollout
 from rlscale.run.sides.trainer_group import TrainerGroup

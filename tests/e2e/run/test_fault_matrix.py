@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 from fault_chain import Chain  # in benchmarks/
 from fault_outcome import WELL
-from faults import AHEAD as DISAGGREGATED
-from faults import PLACEMENTS, RUN, undisturbed
+from faults import AHEAD, PLACEMENTS, RUN, undisturbed
 from faulty_run import FaultyRun
 from harms import can_starve
 
 from rlscale.observe.jsonl import read
-from tests.fault_volleys import AHEAD, volleys
+from tests.fault_volleys import DISAGGREGATED, volleys
 
 pytestmark = pytest.mark.timeout(900)
 SCALE = 0.2
@@ -50,13 +49,13 @@ def test_a_run_to_which_everything_happens_again_and_again_has_the_weights_of_an
 
 
 def test_a_disaggregated_run_to_which_everything_happens_trains_on_each_prompt_once(warm: str, tmp_path: Path) -> None:
-    words = (*RUN, *PLACEMENTS[DISAGGREGATED], "run.iterations=40", "cluster.answer_timeout_s=4", warm)
+    words = (*RUN, *PLACEMENTS[AHEAD], "run.iterations=40", "cluster.answer_timeout_s=4", warm)
 
     def start(folder: Path) -> FaultyRun:
         return FaultyRun(folder, words, os.getpid())
 
     with Chain(tmp_path / "rough", start, None, scale=SCALE, slack=2.0) as chain:
-        rows = [chain.play(*volley) for volley in volleys(AHEAD)]
+        rows = [chain.play(*volley) for volley in volleys(DISAGGREGATED)]
         print(*rows, sep="\n")
         assert chain.finish() == []
     assert [row for row in rows if row.seconds is None or row.afterwards != WELL] == []

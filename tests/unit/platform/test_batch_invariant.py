@@ -1,5 +1,7 @@
 """Operations with the same bits in every batch, held to float64 and to torch's gradients."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -173,6 +175,15 @@ def test_the_machine_is_asked_whether_attention_is_independent(
     assert not invariant.attention_is_independent(heads, key_heads, 16, dtype, value_size)
 
 
+@pytest.fixture
+def asked_anew() -> Iterator[None]:
+    """What the machine says in a test is nobody else's."""
+    invariant.span_of.cache_clear()
+    yield
+    invariant.span_of.cache_clear()
+
+
+@pytest.mark.usefixtures("asked_anew")
 def test_the_span_is_one_whose_parts_this_machine_sums_as_it_sums_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     own = torch.matmul
 
@@ -183,8 +194,6 @@ def test_the_span_is_one_whose_parts_this_machine_sums_as_it_sums_the_whole(monk
         return own(some[..., 96:], of_values[..., 96:, :]) + own(some[..., :96], of_values[..., :96, :])
 
     monkeypatch.setattr(torch, "matmul", other_order)
-    invariant.span_of.cache_clear()
     assert invariant.span_of(16) == 128
     monkeypatch.setattr(torch, "matmul", lambda *_: torch.randn(1, 1))
     assert invariant.span_of(32) == invariant.KEYS
-    invariant.span_of.cache_clear()

@@ -91,3 +91,13 @@ def test_both_means_are_of_the_samples_whose_turn_it_was() -> None:
     assert lengths.measure(held=3) == pytest.approx(expected)
     lengths.trained([group_of(2, [0] * 30)], held=2)
     assert lengths.measure(held=2)["length_ratio"] == pytest.approx(1.0)
+
+
+def test_lengths_of_a_checkpoint_from_before_they_were_plain_numbers_count_the_same() -> None:
+    measures = []
+    for started in ([(4, True), (2, True)], [4, 2]):
+        lengths = LengthRatio(2)
+        lengths.load_state_dict({"started": started, "trained": [2]})
+        measures.append(lengths.measure(0))
+        assert lengths.state_dict() == {"started": [4, 2], "trained": [2]}
+    assert measures[0] == measures[1] != {}

@@ -9,7 +9,7 @@ import pytest
 
 from rlscale.config.errors import UserError
 from rlscale.run.disk.checkpoint import CheckpointFailed, CheckpointStore, Progress, load_progress, load_rollout
-from rlscale.run.processes.remote_calls import RunFailed
+from rlscale.run.processes.run_failed import RunFailed
 from rlscale.run.sessions.saver import Saver, SaverWithRanks
 from rlscale.run.sides.trainer_group import RanksLost
 

@@ -14,7 +14,8 @@ from rlscale.config.errors import UserError
 from rlscale.run.in_process.actors_here import ActorsHere
 from rlscale.run.in_process.standing_clock import StandingClock
 from rlscale.run.processes.actor_host import Place
-from rlscale.run.processes.remote_calls import Calls, RunFailed
+from rlscale.run.processes.remote_calls import Calls
+from rlscale.run.processes.run_failed import RunFailed
 from rlscale.run.processes.stop_signal import StopSignal
 
 

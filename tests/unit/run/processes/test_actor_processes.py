@@ -128,37 +128,65 @@ def test_an_actor_is_frozen_once_it_was_stopped_for_so_long_and_somebody_waits_f
     assert look(1000.0) is None
 
 
-def test_one_that_is_stopped_before_it_can_say_which_process_it_is_is_known_by_its_title(answers: Answers) -> None:
-    now = [0.0]
-    processes = Processes(HERE, lambda: now[0])
+def test_one_that_is_stopped_before_it_can_answer_is_known_by_its_log_or_as_rays_own(
+    answers: Answers, tmp_path: Path
+) -> None:
+    now, rays_own = [0.0], set[int]()
+    processes = Processes(HERE, lambda: now[0], lambda _: rays_own)
     with contextlib.ExitStack() as ended:
 
-        def titled() -> subprocess.Popen[bytes]:
-            process = ended.enter_context(subprocess.Popen(["bash", "-c", "exec -a 'ray::LauncherActor' sleep 60"]))
+        def started(log: Path) -> subprocess.Popen[bytes]:
+            with open(log, "w") as output:
+                process = ended.enter_context(subprocess.Popen(["sleep", "60"], stdout=output))
             ended.callback(process.kill)
             return process
 
-        stop(earlier := titled())  # of another run
-        time.sleep(0.1)
-        handle = SimpleNamespace(whereabouts=SimpleNamespace(remote=lambda: Unanswered("a1")))
-        processes.add("the launcher of machine 0", LOG, handle, "LauncherActor", servers=True)
-        starting, other = titled(), titled()
+        logs = [tmp_path / name for name in ("rank-0.log", "rank-1.log", "another-run.log")]
+        first, second, other = map(started, logs)
+        handles = [
+            SimpleNamespace(whereabouts=SimpleNamespace(remote=lambda name=name: Unanswered(name)))
+            for name in ("a0", "a1")
+        ]
+        for number, handle in enumerate(handles):
+            processes.add(f"rank {number}", logs[number], handle)
 
-        def found() -> Any:
+        def found(*waiting_for: str) -> str:
             for _ in range(5):
                 now[0] += 1.0
-                found = processes.frozen({"a1", "a2"}, 2.0)
-            return found
+                found = processes.frozen({*waiting_for}, 2.0)
+            return str(found)
 
-        assert found() is None
-        stop(starting)
-        assert str(found()).startswith(f"the launcher of machine 0 (process {starting.pid}) has been stopped for")
+        stop(other)
+        assert found("a0", "a1") == "None"
+        stop(second)
+        assert found("a0") == "None"
+        assert found("a0", "a1").startswith(f"rank 1 (process {second.pid}) has been stopped for")
+        rays_own.add(other.pid)  # what Ray has started may be any of them, as long as it has not opened a log
+        assert found("a0").startswith(f"rank 0 (process {other.pid}) has been stopped for")
         processes.end_frozen([])
-        assert starting.poll() is None
-        processes.end_frozen([handle])
-        assert starting.wait(10) == -signal.SIGKILL
-        assert found() is None
-        assert (earlier.poll(), other.poll()) == (None, None)
+        assert (second.poll(), other.poll()) == (None, None)
+        processes.end_frozen([handles[1]])
+        assert second.wait(10) == -signal.SIGKILL
+        assert other.poll() is None
+        processes.end_frozen()
+        assert other.wait(10) == -signal.SIGKILL
+        assert found("a0", "a1") == "None"
+        assert first.poll() is None
+
+
+def test_what_descends_from_ray_is_found_but_for_actors_and_their_servers_and_other_jobs() -> None:
+    script = "RAY_JOB_ID=02 sleep 60 & (sleep 60 & exec sleep 60) & RAY_JOB_ID=01 sleep 60 & wait"
+    with subprocess.Popen(["bash", "-c", script]) as ray:
+        until = time.monotonic() + 10
+        while len(family := psutil.Process(ray.pid).children(recursive=True)) < 4 and time.monotonic() < until:
+            time.sleep(0.01)
+        jobs = {one.pid: one.environ().get("RAY_JOB_ID", "") for one in family}
+        (server,) = (one for one in family if one.ppid() != ray.pid)
+        ours = {pid for pid, job in jobs.items() if job != "02"}
+        assert watched.below(ray.pid, (), "01") == ours
+        assert watched.below(ray.pid, [server.ppid()], "01") == ours - {server.pid, server.ppid()}
+        for one in family:
+            one.kill()
 
 
 def test_processes_that_were_ended_are_gone_when_they_are_forgotten_and_leave_their_names(answers: Answers) -> None:

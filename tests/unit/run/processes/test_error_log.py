@@ -16,7 +16,8 @@ from rlscale.run.disk.run_folder import RunFolder
 from rlscale.run.lifecycle import _told
 from rlscale.run.processes.actor_host import RayActors
 from rlscale.run.processes.error_log import ErrorLog, ErrorLogHandler
-from rlscale.run.processes.remote_calls import Calls, RunFailed
+from rlscale.run.processes.remote_calls import Calls
+from rlscale.run.processes.run_failed import RunFailed
 from rlscale.run.processes.stop_signal import StopSignal
 
 

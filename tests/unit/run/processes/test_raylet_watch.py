@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -13,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from rlscale.config.errors import UserError
 from rlscale.run.processes import actor_host
 from rlscale.run.processes.actor_host import RayActors
 from rlscale.run.processes.raylet_watch import RayletWatch
 from rlscale.run.processes.remote_calls import Calls
+from rlscale.run.processes.run_failed import RayDied
 from rlscale.run.processes.stop_signal import StopSignal
 
 LISTENS = (
@@ -54,17 +55,31 @@ def test_a_killed_one_is_dead_at_once_and_a_stopped_one_lives(
     listening.kill()
     assert gone(watch)
     assert gone(RayletWatch(str(tmp_path / "raylet")))
-    with pytest.raises(UserError, match=r"raylet\) has died.*the same command resumes the run"):
+    with pytest.raises(RayDied, match=r"raylet\) has died.*the same command resumes the run"):
         watch.check()
 
 
 def test_what_it_holds_open_it_lets_go(listening: subprocess.Popen[bytes], tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     watch = RayletWatch(str(tmp_path / "raylet"))
-    RayletWatch(str(tmp_path / "raylet")).close()
+    RayletWatch(str(tmp_path / "raylet"))
     assert watch.lives
     del watch
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("refused", [errno.ENOSYS, errno.EPERM, errno.EMFILE])
+def test_where_nobody_may_watch_it_is_connected_to_each_time(
+    listening: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: int
+) -> None:
+    def refusing(_: int) -> int:
+        raise OSError(refused, "refused")
+
+    monkeypatch.setattr(os, "pidfd_open", refusing)
+    watch = RayletWatch(str(tmp_path / "raylet"))
+    watch.check()
+    listening.kill()
+    assert gone(watch)
 
 
 def test_a_call_whose_ray_is_dead_is_no_lost_process_and_nothing_is_sent_any_more(
@@ -81,8 +96,29 @@ def test_a_call_whose_ray_is_dead_is_no_lost_process_and_nothing_is_sent_any_mor
     listening.kill()
     assert gone(watch)
     calls = Calls(StopSignal(), 60.0, str(tmp_path), 20.0, host)
-    with pytest.raises(UserError, match="raylet"):
+    with pytest.raises(RayDied, match="raylet"):
         calls.wait(["never"], "training step")
-    with pytest.raises(UserError, match="raylet"):
-        host.put("afterwards")
+    monkeypatch.setattr(host, "wait", lambda refs, _: pytest.fail("nothing is waited for any more"))
+    for told in (lambda: calls.one("there", "training step"), lambda: host.put("afterwards"), lambda: host.get("it")):
+        with pytest.raises(RayDied, match="raylet"):
+            told()
     assert put == ["while it lives"]
+
+
+def test_a_broken_connection_to_ray_is_its_death_only_where_it_has_died(
+    listening: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = RayletWatch(str(tmp_path / "raylet"))
+    monkeypatch.setattr(actor_host.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(actor_host.ray_session, "watch_raylet", lambda: watch)
+
+    def broken(*_: object, **__: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(actor_host.ray, "wait", broken)
+    with pytest.raises(BrokenPipeError):
+        RayActors().wait(["large"], 0.1)
+    listening.kill()
+    assert gone(watch)
+    with pytest.raises(RayDied):
+        RayActors().wait(["large"], 0.1)

@@ -13,7 +13,8 @@ import torch
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
 
 from rlscale.run.processes.actor_host import RayActors
-from rlscale.run.processes.remote_calls import Calls, ProcessLost, RunFailed
+from rlscale.run.processes.remote_calls import Calls, ProcessLost
+from rlscale.run.processes.run_failed import RunFailed
 from rlscale.run.processes.stop_signal import StopSignal
 
 

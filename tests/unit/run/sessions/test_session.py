@@ -20,7 +20,7 @@ from rlscale.data.batches.rank_shard import RankShard
 from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.data.stored.stored_rollouts import RolloutStore, StoredRollouts
 from rlscale.run.disk.run_folder import RunFolder
-from rlscale.run.processes.remote_calls import RunFailed
+from rlscale.run.processes.run_failed import RunFailed
 from rlscale.run.processes.stop_signal import StopSignal
 from rlscale.run.sessions.evaluations import Evaluations
 from rlscale.run.sessions.reinforcement_session import ReinforcementSession

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from rlscale.config.errors import UserError
-from rlscale.run.processes.remote_calls import ProcessLost, RunFailed
+from rlscale.run.processes.remote_calls import ProcessLost
+from rlscale.run.processes.run_failed import RunFailed
 from tests.unit.run.sides.told_trainer import CHECKPOINT, Actors, Told
 
 

@@ -55,6 +55,9 @@ class Machines:
     def sleep(self, seconds: float) -> None:
         self.now += seconds
 
+    def check(self) -> None:
+        """Ray lives."""
+
     def gone(self, nodes: Sequence[str]) -> list[str]:
         return [node for node in nodes if node in self.lost]
 

@@ -13,7 +13,7 @@ import pytest
 from rlscale.config.composition.compose import compose
 from rlscale.config.errors import UserError
 from rlscale.config.schema.engine_group_config import Role
-from rlscale.run.processes.remote_calls import RunFailed
+from rlscale.run.processes.run_failed import RunFailed
 from rlscale.run.processes.stop_signal import StopRequested
 from rlscale.run.sides import weight_sync
 from rlscale.run.sides.engine_records import Down, Engine

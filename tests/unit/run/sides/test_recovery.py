@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from rlscale.run.processes.remote_calls import ProcessLost, RunFailed
+from rlscale.run.processes.remote_calls import ProcessLost
+from rlscale.run.processes.run_failed import RunFailed
 from rlscale.run.sides.recovery import RedoLog, Steps
 from rlscale.run.sides.trainer_group import RanksLost
 from tests.unit.run.sides.told_trainer import CHECKPOINT, Told

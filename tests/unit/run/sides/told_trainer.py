@@ -92,7 +92,7 @@ class Calls:
         self.stopping = self.failed = False
         self.limits: list[float | None] = []
         self.gone: list[str] = []
-        self.host = SimpleNamespace(put=lambda value: value, gone=lambda machines: self.gone)
+        self.host = SimpleNamespace(put=lambda value: value, gone=lambda machines: self.gone, check=lambda: None)
 
     def check_stop(self) -> None: ...
 

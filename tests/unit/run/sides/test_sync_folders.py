@@ -9,38 +9,37 @@ from typing import Any
 import pytest
 
 from rlscale.config.composition.compose import compose
-from rlscale.run.sides.weight_routes import WeightRoutes
+from rlscale.run.sides.sync_folders import SyncFolders
 from tests.unit.families.folders import TINY
 
 NOBODY: Any = None
 
 
 @pytest.fixture
-def routes(tmp_path: Path) -> WeightRoutes:
+def syncs(tmp_path: Path) -> SyncFolders:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text(json.dumps(TINY["qwen3"]))
-    return WeightRoutes(NOBODY, tmp_path / "model", tmp_path / "run")
+    return SyncFolders(tmp_path / "run")
 
 
-def test_each_fleet_has_a_folder_of_its_own_which_goes_at_the_end(routes: WeightRoutes, tmp_path: Path) -> None:
-    folders = [routes.to(compose(), NOBODY, NOBODY).folder for _ in range(2)]
+def test_each_fleet_has_a_folder_of_its_own_which_goes_at_the_end(syncs: SyncFolders, tmp_path: Path) -> None:
+    folders = [syncs.sync(compose(), *3 * [NOBODY], tmp_path / "model").folder for _ in range(2)]
     assert len(set(folders)) == 2
     for folder in folders:
         folder.mkdir(parents=True)
-    routes.close()
+    syncs.close()
     assert list((tmp_path / "run").iterdir()) == []
 
 
-def test_of_a_folder_that_the_user_names_only_what_this_run_put_there_goes(
-    routes: WeightRoutes, tmp_path: Path
-) -> None:
+def test_of_a_folder_that_the_user_names_only_what_this_run_put_there_goes(syncs: SyncFolders, tmp_path: Path) -> None:
     named = tmp_path / "shared"
     named.mkdir()
     (named / "another's").touch()
-    routes.to(compose(None, ["weights/transport=delta", f"weights.transport.folder={named}"]), NOBODY, NOBODY)
-    (exchange,) = routes._exchanges
+    config = compose(None, ["weights/transport=delta", f"weights.transport.folder={named}"])
+    syncs.sync(config, *3 * [NOBODY], tmp_path / "model")
+    (exchange,) = syncs._exchanges
     assert exchange.parent == named
     exchange.mkdir()
     (exchange / "tensors").touch()
-    routes.close()
+    syncs.close()
     assert [path.name for path in named.iterdir()] == ["another's"]

@@ -1,4 +1,4 @@
-"""The ways by which a trainer's weights come to fleets of engines, and the folders in which they lie meanwhile."""
+"""The folders in which weights lie on their way from a trainer to engines, and the syncs that use them."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from rlscale.run.sides.weight_sync import WeightSync
 from rlscale.weights.transports.route import Route
 
 
-class WeightRoutes:
-    """Makes a `WeightSync` for each fleet. `close` removes all files that were on their way."""
+class SyncFolders:
+    """Makes the `WeightSync` of each fleet, with a folder of its own. `close` removes all that was on its way."""
 
-    def __init__(self, trainer: TrainerGroup, model: Path, run: Path) -> None:
-        """`model`: the folder of the policy; `run`: that of the run."""
-        self._trainer, self._model = trainer, model
+    def __init__(self, run: Path) -> None:
+        """`run`: the folder of the run."""
         self._folder = run.resolve() / "weights"
         self._exchanges: list[Path] = []  # below a folder that the user names
 
-    def to(self, config: Config, engines: Engines, rollout: Rollout) -> WeightSync:
-        """What gives these engines, which the rollout service asks, the trainer's weights."""
+    def sync(
+        self, config: Config, trainer: TrainerGroup, engines: Engines, rollout: Rollout, model: Path
+    ) -> WeightSync:
+        """What gives these engines, which the service asks, the trainer's weights. `model`: the policy's folder."""
         folder = self._folder / secrets.token_hex(4)
         if (named := config.weights.transport.get("folder")) is not None:
             self._exchanges.append(Route(folder=str(folder)).exchange(named, None)[0])
-        return WeightSync(config, self._trainer, engines, rollout, complete(read_config(self._model)), folder)
+        return WeightSync(config, trainer, engines, rollout, complete(read_config(model)), folder)
 
     def close(self) -> None:
         """Nothing is on its way any more."""
