@@ -2,8 +2,8 @@
 
     python benchmarks/soak.py [--iterations 5000] [--kill-every 200] [-- key=value ...]
 
-The recipe `arithmetic`, without its warm start unless the words say so. Every few seconds memory (resident, and what
-is the process's own), open files and threads of every process are written down. The table has, for each role, the
+The recipe `arithmetic` with its warm start, so that there is an accuracy to keep. Every few seconds memory (resident,
+and what is its own), open files and threads of every process are written down. The table has, for each role, the
 medians of the second and of the last quarter of the run and how much the last is above. The first quarter is the
 warm-up, in which everything has happened at least twice but kills (saves and evaluations come every tenth of the run),
 and counts for nothing. A process that is started again counts from its own beginning, when it has come to rest. Then
@@ -90,6 +90,7 @@ class Soak:
         self.folder, self._kill_every = folder, kill_every
         self.looks: dict[str, list[Look]] = defaultdict(list)
         self.kills: list[int] = []
+        self._read = self._done = 0
         self.given_up = False
         """Whether somebody wants it to end before its time; what there is by then is reported."""
         with open(folder / "command.log", "w") as output:
@@ -100,10 +101,19 @@ class Soak:
         """The metrics of the iterations so far."""
         return [row for row in read(self.folder / "run" / "metrics.jsonl") if "weight_version" in row]
 
+    def _count(self) -> int:
+        """How many they are; only what is new is read, as a look at all of them would cost more and more."""
+        with suppress(FileNotFoundError), open(self.folder / "run" / "metrics.jsonl", "rb") as file:
+            file.seek(self._read)
+            whole = file.read().rpartition(b"\n")[0]
+            self._read += len(whole)
+            self._done += whole.count(b'"weight_version"')
+        return self._done
+
     def watch(self) -> None:
         """Look, and kill, until the run has ended."""
         while self.process.poll() is None and not self.given_up:
-            done = len(self.rows())
+            done = self._count()
             for role, process in self._family():
                 with suppress(psutil.NoSuchProcess):
                     if time.time() - process.create_time() > SETTLED_S:
@@ -202,8 +212,6 @@ def main() -> int:
     words = [f"run.iterations={options.iterations}", "run.output=run", "run.progress=plain", f"eval.every={tenth}"]
     # A rank keeps the memory of its first copy for later ones, so that one must come before the second quarter.
     words += [f"checkpoint.every={min(tenth, 100)}", f"cluster.engine_restarts={kills + 5}", *options.words]
-    if not any(word.startswith("warm_start=") for word in options.words):
-        words.append("warm_start=null")
     print(", ".join(f"{name} {value}" for name, value in describe_machine().items()), f"load {load_average()}")
     with tempfile.TemporaryDirectory() as place:
         soak = Soak(Path(place), words, options.kill_every)
