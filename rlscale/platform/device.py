@@ -6,10 +6,14 @@ import ctypes
 import resource
 from dataclasses import dataclass
 
+import psutil
 import torch
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.cluster_config import Device
+
+_SPARE_SHARE = 0.25
+"""Share of the host's memory that is to be left for other processes (engines, above all)."""
 
 
 def host_copy(tensor: torch.Tensor) -> torch.Tensor:
@@ -70,6 +74,16 @@ class Platform:
             torch.cuda.empty_cache()
         elif trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # other C libraries have none, and keep little
             trim(0)
+
+    def spare_host(self) -> None:
+        """On the CPU, give memory back as `empty_cache` does when the machine has little left for other processes.
+
+        Taking it again costs page faults in the next step, so it is kept as long as nobody needs it.
+        """
+        if not self.is_cuda:
+            memory = psutil.virtual_memory()
+            if memory.available < _SPARE_SHARE * memory.total:
+                self.empty_cache()
 
     def memory_peak_bytes(self) -> int:
         """Most memory used so far: of the GPU by tensors, on the CPU by the whole process."""

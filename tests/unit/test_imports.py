@@ -75,7 +75,7 @@ SINGLE_FILES = {
     # Every record of a finished group has its checksum.
     "rollout/group_records.py": {"xxhash"},
     # How much of the host's memory is left for other processes.
-    "platform/freed_memory.py": {"psutil"},
+    "platform/device.py": {"psutil"},
     # How fast machines reach each other, by the libraries that weights are sent with.
     "doctor/bandwidth.py": {"torch"},
     # Tokens of an engine without a model.

@@ -19,7 +19,6 @@ from rlscale.config.schema.weights_config import SyncedLora
 from rlscale.data.batches.rank_shard import RankShard
 from rlscale.data.target import instantiate
 from rlscale.platform.device import Platform
-from rlscale.platform.freed_memory import FreedMemory
 from rlscale.trainer.checksums import damaged
 from rlscale.trainer.megatron.batch.microbatch import MicroBatch, build_steps
 from rlscale.trainer.megatron.disk.adapter_folder import AdapterFolder
@@ -57,7 +56,6 @@ class MegatronTrainer:
         """
         self._spec, self._rank, self._world_size = spec, rank, world_size
         self._platform = Platform.of(spec.device, local_rank)
-        self._freed_memory = FreedMemory(self._platform)
         self._moves = self._platform.is_cuda if moves is None else moves
         self._objective = Objective.of(spec.algo)
         self._transport: Transport | None = None
@@ -113,8 +111,10 @@ class MegatronTrainer:
             if self._objective.needs.old_model == "behaviour":
                 metrics["old_version_missing"] = self._roster.kept().missing
         self._roster.keep(version)
-        metrics |= self._train_policy(steps, version) if policy else {}
-        self._freed_memory.spare()
+        if policy:
+            metrics |= self._train_policy(steps, version)
+        metrics["skipped_in_a_row"] = float(self._roster.skipped_in_a_row)
+        self._platform.spare_host()
         return metrics | self._counts(shard, everything, time.perf_counter() - began)
 
     def logprobs(
@@ -178,8 +178,9 @@ class MegatronTrainer:
         if model not in ("policy", "behaviour"):
             return forward()
         with self._routing.scoring(microbatches):
-            kept = self._roster.kept() if model == "behaviour" else None
-            return forward() if kept is None else kept.logprobs(microbatches, version, self._ranks, forward)
+            if model == "policy":
+                return forward()
+            return self._roster.kept().logprobs(microbatches, version, self._ranks, forward)
 
     def _column(
         self, shard: RankShard, forward: Callable[[Sequence[MicroBatch]], list[Tensor] | None]
@@ -211,21 +212,20 @@ class MegatronTrainer:
         )
 
     def _counts(self, shard: RankShard, microbatches: Sequence[MicroBatch], seconds: float) -> dict[str, float]:
-        """Sizes and speed of an iteration over all data-parallel ranks, and how many steps before it were skipped."""
-        own, epochs = [float(shard.batch.tokens_total), float(shard.batch.rows)], self._spec.algo.epochs_per_iteration
+        """Sizes and speed of an iteration over all data-parallel ranks."""
+        own = [float(shard.batch.tokens_total), float(shard.batch.rows)]
         totals = torch.tensor(own, dtype=torch.float64, device=self._platform.device)
         dist.all_reduce(totals, group=self._ranks.data_context_group)
         tokens, rows = (totals / self._ranks.slicing.context_size).tolist()
         peak = torch.tensor(float(self._platform.memory_peak_bytes()), dtype=torch.float64, device=totals.device)
         dist.all_reduce(peak, op=dist.ReduceOp.MAX)
         return {
-            "trained_tokens": tokens * epochs,
+            "trained_tokens": tokens * self._spec.algo.epochs_per_iteration,
             "trained_rows": rows,
-            "microbatches": float(len(microbatches) * epochs),
+            "microbatches": float(len(microbatches) * self._spec.algo.epochs_per_iteration),
             "train_seconds": seconds,
-            "train_tokens_per_s": tokens * epochs / seconds,
+            "train_tokens_per_s": tokens * self._spec.algo.epochs_per_iteration / seconds,
             "memory_peak_gb": peak.item() / 1e9,
-            "skipped_in_a_row": float(self._roster.skipped_in_a_row),
         }
 
     # -- weights ------------------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def servers(tmp_path: Path) -> Iterator[dict[str, Any]]:
         made = {}
         for name, below in (("engine-0", 3), ("router", 0)):
             log = tmp_path / name
-            with log.open("w") as file:
+            with log.open("a") as file:  # so that no line is written over that of another process
                 command = [sys.executable, "-c", SERVER, str(below)]
                 process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, stderr=file)
             assert process.stdin is not None
