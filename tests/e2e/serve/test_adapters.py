@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from shared_server import EXPERTS, SharedServer, tiny_model
+from shared_server import EXPERTS, SharedServer, tiny_model, wait_until_generating
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -187,7 +187,7 @@ def test_each_token_is_of_its_own_versions_adapter_across_two_syncs(engine: Engi
             for number, prompt in enumerate(PROMPTS)
         ]
         for _ in range(2):
-            await asyncio.sleep(0.4)
+            await asyncio.to_thread(wait_until_generating, engine.server.url, engine.server.api_key)
             await mode.pause()
             await asyncio.to_thread(engine.send, transport, version + 1)
             version += 1
