@@ -8,6 +8,7 @@ from made_groups import group_of
 
 from rlscale.config.schema.rollout_config import Stale
 from rlscale.data.batches.fields import APPROXIMATE, STALE
+from rlscale.rollout import stale_tokens
 from rlscale.rollout.stale_tokens import fill_up, leave_out, over_the_bound, staleness_of
 
 # For a trainer of version 9 with a bound of 2, tokens of version 6 are over it.
@@ -57,3 +58,11 @@ def test_without_anything_over_the_bound_there_is_no_column(stale: Stale) -> Non
 def test_the_histogram_counts_generated_tokens_by_staleness() -> None:
     assert staleness_of(GROUPS, 9).tolist() == [3, 1, 2, 3]
     assert np.array_equal(staleness_of([], 9), [0])
+
+
+def test_a_batch_is_not_looked_through_anew_for_each_of_its_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+    monkeypatch.setattr(stale_tokens, "any", lambda counts: looked.append(len(counts)) or max(counts), raising=False)
+    groups = [group_of(number, [9], [9]) for number in range(20)]
+    assert leave_out(groups, 9, 2, Stale.mask) == [0] * 20
+    assert looked == [20]
