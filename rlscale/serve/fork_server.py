@@ -97,7 +97,8 @@ class ForkedProcess(ServerProcess):
         }
         try:
             self._connection = connected_socket(address, timeout_s)
-            self._connection.sendall(json.dumps(asked).encode() + b"\n")
+            with contextlib.suppress(BrokenPipeError):  # one that refuses says why, and does not wait for what is asked
+                self._connection.sendall(json.dumps(asked).encode() + b"\n")
             answer = self._read_line()
         except OSError as error:
             shutil.rmtree(self._temporary, ignore_errors=True)

@@ -77,7 +77,8 @@ def main(address: str, root: str, scratch: str, script: list[str], *, pass_signa
     }
     try:
         connection = connected_socket(address)
-        connection.sendall(json.dumps(asked).encode() + b"\n")
+        with contextlib.suppress(BrokenPipeError):  # one that refuses says why, and does not wait for what is asked
+            connection.sendall(json.dumps(asked).encode() + b"\n")
         answers = connection.makefile("rb")
         answer = json.loads(answers.readline() or b"{}")
     except OSError as error:

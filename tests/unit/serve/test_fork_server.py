@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ import psutil
 import pytest
 
 import rlscale
+from rlscale.serve import fork_server
 from rlscale.serve.fork_server import ForkedProcess, ForkServer, NotForkedError
 
 PROGRAM = """
@@ -233,6 +235,17 @@ def test_a_fork_server_with_threads_refuses(tmp_path: Path, environment: dict[st
             fork(server, tmp_path)
     finally:
         server.stop()
+
+
+def test_a_refusal_is_heard_from_a_server_that_closes_before_it_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = socket.socketpair()
+    there.sendall(b'{"refused": "the fork server has 2 threads"}\n')
+    there.close()
+    monkeypatch.setattr(fork_server, "connected_socket", lambda *_: here)
+    with pytest.raises(NotForkedError, match="the fork server has 2 threads"):
+        ForkedProcess("nowhere", "one", {}, {}, {}, tmp_path / "one.log", tmp_path / "tmp", 20.0)
 
 
 def test_who_asks_during_the_imports_waits_and_is_told_when_they_fail(

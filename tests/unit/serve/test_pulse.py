@@ -91,6 +91,7 @@ def test_processes_are_idle_by_what_they_computed_over_a_second_however_often_so
 ) -> None:
     clock, taken = Clock(), [7.0]
     monkeypatch.setattr("rlscale.serve.pulse.computed", lambda pids: taken[0])
+    monkeypatch.setattr("rlscale.serve.pulse.wants_a_core", lambda pids: False)  # there is a process 1, which may
     activity = Activity(clock)
     assert not activity.is_idle([1])
     for _ in range(40):  # a busy one, which somebody looks at every few milliseconds
