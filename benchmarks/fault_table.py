@@ -43,7 +43,9 @@ def said(row: Sequence[str]) -> str:
 
 def table(rows: Sequence[Sequence[str]]) -> str:
     """The table, and how many cells of which kind it has."""
-    found = {(row[0], row[1], row[2]): said(row) for row in rows}
+    found: dict[tuple[str, str, str], str] = {}
+    for row in sorted(rows, key=lambda row: row[-1] != WELL):  # of a cell that was run twice, what was not well
+        found[row[0], row[1], row[2]] = said(row)
     lines = [f"| process | fault | {' | '.join(PHASES)} |", "|---|---|" + "--:|" * len(PHASES)]
     for process in PROCESSES:
         for fault in FAULTS:

@@ -36,6 +36,7 @@ def test_the_table_says_of_each_cell_how_long_it_took_and_how_it_ended() -> None
         ["rank", "kill", "stop", "error: rank 0 died, then resumed", "4", WELL],
         ["rank", "stop", "stop", "stopped, then resumed", "3", WELL],
         ["engine", "kill", "train", "goes on to its end", "9", "other weights"],
+        ["engine", "kill", "train", "goes on", "5", WELL],  # run twice, and only once as it must be
     ]
     lines = matrix(rows).splitlines()
     of = {tuple(words[:2]): words[2:] for words in ([word.strip() for word in line.split("|")[1:-1]] for line in lines)}
