@@ -8,7 +8,6 @@ from pathlib import Path
 from traceback import format_exception
 from typing import Any
 
-import ray
 from ray.exceptions import ActorUnschedulableError, OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from rlscale.config.errors import UserError
@@ -16,6 +15,7 @@ from rlscale.run.processes.actor_host import ActorHost, RayActors
 from rlscale.run.processes.error_log import ErrorLog
 from rlscale.run.processes.run_failed import RunFailed
 from rlscale.run.processes.stop_signal import StopSignal
+from rlscale.run.processes.watched import actor_of
 
 POLL_S = 0.25
 _STACKS = "hang"
@@ -171,7 +171,7 @@ class Calls:
 
     def _refuse_frozen(self, pending: Sequence[Any], what: str, refs: Sequence[Any]) -> None:
         """ProcessLost where one of the `pending` among the calls `refs` waits for a process that was stopped."""
-        asked = {ref.task_id().actor_id().hex() for ref in pending if isinstance(ref, ray.ObjectRef)}
+        asked = {actor for actor in map(actor_of, pending) if actor}
         frozen = self.processes.frozen(asked, self.patience_s)
         if frozen is not None:
             # Somebody who ends the run does not want to wait for the stacks.

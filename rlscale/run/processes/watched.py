@@ -40,7 +40,12 @@ class Watched:
     @property
     def awaited(self) -> str:
         """Ray's id of the actor, which is known before it answers; empty for what is no call of Ray's."""
-        return self.asked.task_id().actor_id().hex() if isinstance(self.asked, ray.ObjectRef) else ""
+        return actor_of(self.asked)
+
+
+def actor_of(ref: Any) -> str:
+    """Ray's id of the actor that has a call; empty for what is no call of Ray's."""
+    return ref.task_id().actor_id().hex() if isinstance(ref, ray.ObjectRef) else ""
 
 
 def stopped_now() -> list[int]:

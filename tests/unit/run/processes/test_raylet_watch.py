@@ -37,6 +37,15 @@ def listening(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
+@pytest.fixture
+def watch(listening: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RayletWatch:
+    """What calls are told of Ray."""
+    made = RayletWatch(str(tmp_path / "raylet"))
+    monkeypatch.setattr(actor_host.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(actor_host.ray_session, "watch_raylet", lambda: made)
+    return made
+
+
 def gone(watch: RayletWatch) -> bool:
     """Whether it is known to be dead soon."""
     until = time.monotonic() + 10
@@ -83,11 +92,8 @@ def test_where_nobody_may_watch_it_is_connected_to_each_time(
 
 
 def test_a_call_whose_ray_is_dead_is_no_lost_process_and_nothing_is_sent_any_more(
-    listening: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    listening: subprocess.Popen[bytes], watch: RayletWatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    watch = RayletWatch(str(tmp_path / "raylet"))
-    monkeypatch.setattr(actor_host.ray, "is_initialized", lambda: True)
-    monkeypatch.setattr(actor_host.ray_session, "watch_raylet", lambda: watch)
     put: list[Any] = []
     monkeypatch.setattr(actor_host.ray, "put", put.append)
     host = RayActors()
@@ -106,12 +112,8 @@ def test_a_call_whose_ray_is_dead_is_no_lost_process_and_nothing_is_sent_any_mor
 
 
 def test_a_broken_connection_to_ray_is_its_death_only_where_it_has_died(
-    listening: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    listening: subprocess.Popen[bytes], watch: RayletWatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    watch = RayletWatch(str(tmp_path / "raylet"))
-    monkeypatch.setattr(actor_host.ray, "is_initialized", lambda: True)
-    monkeypatch.setattr(actor_host.ray_session, "watch_raylet", lambda: watch)
-
     def broken(*_: object, **__: object) -> None:
         raise BrokenPipeError
 
