@@ -25,7 +25,7 @@ import os, sys
 from rlscale.platform.stacks import tell_stacks
 tell_stacks()
 def working():
-    print(os.getpid(), flush=True)
+    os.write(1, f"{os.getpid()}\\n".encode())
     sys.stdin.read()
 for _ in range(int(sys.argv[1])):
     if os.fork() == 0:
@@ -47,7 +47,8 @@ def servers(tmp_path: Path) -> Iterator[dict[str, Any]]:
         made = {}
         for name, below in (("engine-0", 3), ("router", 0)):
             log = tmp_path / name
-            with log.open("a") as file:  # so that no line is written over that of another process
+            # Appended, and by one write each (`print` makes two where PYTHONUNBUFFERED is set): lines stay whole.
+            with log.open("a") as file:
                 command = [sys.executable, "-c", SERVER, str(below)]
                 process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, stderr=file)
             assert process.stdin is not None
