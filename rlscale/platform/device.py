@@ -14,6 +14,8 @@ from rlscale.config.schema.cluster_config import Device
 
 _SPARE_SHARE = 0.25
 """Share of the host's memory that is to be left for other processes (engines, above all)."""
+_ALL_ARENAS = b"arena.4096.purge"
+"""jemalloc's control for it: its MALLCTL_ARENAS_ALL is 4096."""
 
 
 def host_copy(tensor: torch.Tensor) -> torch.Tensor:
@@ -69,10 +71,14 @@ class Platform:
             torch.cuda.synchronize(self.device)
 
     def empty_cache(self) -> None:
-        """Give memory that is kept for later back: torch's to the GPU, on the CPU glibc's to the system."""
+        """Give memory that is kept for later back: torch's to the GPU, on the CPU the allocator's to the system."""
         if self.is_cuda:
             torch.cuda.empty_cache()
-        elif trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # other C libraries have none, and keep little
+            return
+        library = ctypes.CDLL(None)
+        if purge := getattr(library, "mallctl", None):  # jemalloc, in the place of the C library's
+            purge(_ALL_ARENAS, None, None, None, ctypes.c_size_t(0))
+        elif trim := getattr(library, "malloc_trim", None):  # glibc; other C libraries have none, and keep little
             trim(0)
 
     def spare_host(self) -> None:

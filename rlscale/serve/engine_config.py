@@ -9,7 +9,7 @@ from typing import Any
 
 from rlscale.families import FolderError
 from rlscale.families.config_file import differences, problems, read_config
-from rlscale.serve.http import CallError, call
+from rlscale.serve.http import CallError, told
 
 
 def config_of_engine(url: str, api_key: str | None, timeout: float = 30.0) -> dict[str, Any]:
@@ -18,10 +18,10 @@ def config_of_engine(url: str, api_key: str | None, timeout: float = 30.0) -> di
     ValueError where it does not say, or its folder cannot be read from here (it may be another machine's).
     """
     try:
-        folder = Path(str(call(url, "/model_info", api_key, timeout=timeout)["model_path"]))
-        told = call(url, "/server_info", api_key, timeout=timeout).get("json_model_override_args") or "{}"
-        overrides = json.loads(told) if isinstance(told, str) else dict(told)
-    except (CallError, KeyError, TypeError, AttributeError) as error:
+        folder = Path(str(told(url, "/model_info", api_key, has="model_path", timeout=timeout)["model_path"]))
+        words = told(url, "/server_info", api_key, timeout=timeout).get("json_model_override_args") or "{}"
+        overrides = json.loads(words) if isinstance(words, str) else dict(words)
+    except (CallError, TypeError) as error:
         raise ValueError(f"the engine does not say of which model it is ({error})") from error
     try:
         config = read_config(folder)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from rlscale.config.schema.engine_group_config import Role
 from rlscale.serve.engine_process import EngineProcesses
-from rlscale.serve.http import call
+from rlscale.serve.http import call, told
 from rlscale.serve.paired import ALONE
 from rlscale.serve.process import ServerProcess
 from rlscale.serve.server_spec import ServerSpec, server_environment, server_options
@@ -58,15 +58,15 @@ class SglangLauncher:
         """Whether the engine of the spec answers at `url` and has generated a token, or scored one."""
         key, spec = self._site.api_key, self._spec
         call(url, "/health", None, timeout=2.0)
-        told = call(url, "/model_info", key, timeout=5.0)
-        if told.get("model_path") != spec.model_path:
+        info = told(url, "/model_info", key, timeout=5.0)
+        if info.get("model_path") != spec.model_path:
             return False
-        if not told.get("is_generation", True):  # a reward model
-            works = "embedding" in call(url, "/encode", key, {"input_ids": [0]}, timeout=spec.start_timeout_s)
+        if not info.get("is_generation", True):  # a reward model
+            works = "embedding" in told(url, "/encode", key, {"input_ids": [0]}, timeout=spec.start_timeout_s)
         else:
             sampling = {"max_new_tokens": 1, "temperature": 0.0, "sampling_seed": 0}
             body = {"input_ids": [0], "sampling_params": sampling, **(ALONE if spec.role is not Role.regular else {})}
-            works = "output_ids" in call(url, "/generate", key, body, timeout=spec.start_timeout_s)
+            works = "output_ids" in told(url, "/generate", key, body, timeout=spec.start_timeout_s)
         if not works:
             return False
         # What lives now lives for ever: keep Python's garbage collector from walking it again and again (a third of

@@ -38,11 +38,22 @@ def call(
     return send(url, path, api_key, data, method=method, headers=headers, timeout=timeout)
 
 
-def told(url: str, path: str, api_key: str | None, *, timeout: float) -> dict[str, Any]:
-    """The JSON object at `path`. CallError where the answer is anything else: this is no engine."""
-    answer = call(url, path, api_key, timeout=timeout)
+def told(
+    url: str,
+    path: str,
+    api_key: str | None,
+    body: Any = None,
+    *,
+    has: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    timeout: float,
+) -> dict[str, Any]:
+    """The JSON object that `call` gives. CallError where it is anything else, or lacks `has`: a stranger answered."""
+    answer = call(url, path, api_key, body, headers=headers, timeout=timeout)
     if not isinstance(answer, dict):
         raise CallError(f"{url}{path}: the answer is no JSON object: {str(answer)[:80]!r}")
+    if has is not None and has not in answer:
+        raise CallError(f"{url}{path}: the answer has no {has}")
     return answer
 
 

@@ -10,7 +10,7 @@ import secrets
 from typing import Any
 from urllib.parse import urlsplit
 
-from rlscale.serve.http import call
+from rlscale.serve.http import told
 
 ALONE: dict[str, Any] = {"bootstrap_host": "2.2.2.2", "bootstrap_room": 0}
 """In a request that one engine is to answer by itself, as SGLang's own warm-up has it: nothing is handed over. One that
@@ -19,7 +19,8 @@ only generates does so from keys and values that nobody computed."""
 
 def bootstrap_port(url: str, api_key: str | None, timeout: float = 60.0) -> int:
     """Where the engine at `url`, which reads prompts, tells of what it has. CallError if it does not say."""
-    return int(call(url, "/server_info", api_key, timeout=timeout)["disaggregation_bootstrap_port"])
+    says = "disaggregation_bootstrap_port"
+    return int(told(url, "/server_info", api_key, has=says, timeout=timeout)[says])
 
 
 def together(url: str, port: int) -> dict[str, Any]:

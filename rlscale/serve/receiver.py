@@ -243,18 +243,13 @@ class EngineReceiver:
     def tells_routing(self) -> bool:
         """Whether the engine says which experts it sent a token to, asked as a request through the router asks."""
         body = {"input_ids": [0], "sampling_params": {"max_new_tokens": 1, "temperature": 0.0, "sampling_seed": 0}}
-        timeout = min(self._timeout, 60.0)
-        answer = call(self.url, "/generate", self._api_key, body, headers={ROUTED_EXPERTS_HEADER: "1"}, timeout=timeout)
-        return "routed_experts" in answer["meta_info"]
+        return "routed_experts" in self._meta_info(body, ROUTED_EXPERTS_HEADER)
 
     def names_support(self) -> bool:
         """Whether the engine says which words it drew a token from, asked as a request through the router asks."""
         params = {"max_new_tokens": 1, "top_k": 2, "sampling_seed": 0}
         body = {"input_ids": [0], "sampling_params": params}
-        timeout = min(self._timeout, 60.0)
-        headers = {SAMPLING_SUPPORT_HEADER: "1"}
-        answer = call(self.url, "/generate", self._api_key, body, headers=headers, timeout=timeout)
-        return "output_token_sampling_mask" in answer["meta_info"]
+        return "output_token_sampling_mask" in self._meta_info(body, SAMPLING_SUPPORT_HEADER)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -303,6 +298,12 @@ class EngineReceiver:
                     ) from None
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, 0.2)
+
+    def _meta_info(self, body: Any, header: str) -> dict[str, Any]:
+        has, timeout = "meta_info", min(self._timeout, 60.0)
+        answer = told(self.url, "/generate", self._api_key, body, has=has, headers={header: "1"}, timeout=timeout)
+        meta_info: dict[str, Any] = answer[has]
+        return meta_info
 
     def _server_info(self) -> dict[str, Any]:
         info = call(self.url, "/server_info", self._api_key, timeout=min(self._timeout, 60.0))

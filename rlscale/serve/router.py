@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.engine_group_config import Role
-from rlscale.serve.http import CallError, call
+from rlscale.serve.http import CallError, call, told
 from rlscale.serve.paired import bootstrap_port
 
 DERIVED = ("host", "port", "api_key", "worker_urls", "prometheus_port", "prometheus_host")
@@ -130,7 +130,7 @@ class RouterClient(WorkerList):
 
     def workers(self) -> dict[str, dict[str, Any]]:
         """What the router knows of its workers, by their URL: at least `id` and `is_healthy`."""
-        return {worker["url"]: worker for worker in self._call("/workers")["workers"]}
+        return {worker["url"]: worker for worker in self._workers()}
 
     def begin_add(self, url: str, role: Role = Role.regular, meanwhile: Meanwhile = nothing) -> None:
         """See WorkerList."""
@@ -152,6 +152,11 @@ class RouterClient(WorkerList):
         """See WorkerList."""
         worker = self.workers().get(url)
         return None if worker is None else bool(worker.get("is_healthy", False))
+
+    def _workers(self) -> list[dict[str, Any]]:
+        path, has = "/workers", "workers"
+        workers: list[dict[str, Any]] = told(self.url, path, self._api_key, has=has, timeout=self.timeout)[has]
+        return workers
 
     def _call(self, path: str, body: Any = None, method: str | None = None) -> Any:
         return call(self.url, path, self._api_key, body, method=method, timeout=self.timeout)

@@ -21,7 +21,7 @@ from rlscale.platform.ports import free_port
 from rlscale.serve.addresses import url_of
 from rlscale.serve.engine_launcher import EngineLauncher, EngineSite, SglangLauncher
 from rlscale.serve.engine_process import EngineProcesses
-from rlscale.serve.http import call
+from rlscale.serve.http import call, told
 from rlscale.serve.process import GuardedProcess, ServerProcess
 from rlscale.serve.pulse import Activity, Pulse, Spells, answers, compiles, families_of, stopped_of
 from rlscale.serve.readiness import what_went_wrong
@@ -186,7 +186,7 @@ class Supervisor:
 
         def healthy(url: str) -> bool:
             call(url, "/liveness", None, timeout=2.0)
-            return "workers" in call(url, "/workers", self._api_key, timeout=5.0)
+            return "workers" in told(url, "/workers", self._api_key, timeout=5.0)
 
         return self._start(ROUTER, _Entry(launch, healthy, self.host, timeout_s, None, only_answers=True))
 

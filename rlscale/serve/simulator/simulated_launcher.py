@@ -11,7 +11,7 @@ import sys
 
 from rlscale.config.errors import UserError
 from rlscale.serve.engine_launcher import EngineSite
-from rlscale.serve.http import call
+from rlscale.serve.http import call, told
 from rlscale.serve.process import GuardedProcess, ServerProcess
 from rlscale.serve.server_spec import ServerSpec, base_environment
 from rlscale.serve.simulator import simulated_main
@@ -42,5 +42,5 @@ class SimulatedLauncher:
     def healthy(self, url: str) -> bool:
         """See EngineLauncher."""
         call(url, "/health", None, timeout=2.0)
-        told = call(url, "/model_info", self._site.api_key, timeout=5.0)
-        return bool(told.get("model_path") == self._spec.model_path)
+        info = told(url, "/model_info", self._site.api_key, timeout=5.0)
+        return bool(info.get("model_path") == self._spec.model_path)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from rlscale.config.schema.cluster_config import Device
+from rlscale.platform import process_environment
 from rlscale.platform.process_environment import rank_environment
 from tests.unit.forked import printed_without
 
@@ -37,22 +39,31 @@ print(resident())
 """
 
 
+OWN = ("GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_CONF")
+TOLD = {"OMP_NUM_THREADS": "4", "OMP_WAIT_POLICY": "PASSIVE"}
+
+
 @pytest.fixture(autouse=True)
 def _no_tunables(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    for name in OWN:
+        monkeypatch.delenv(name, raising=False)
 
 
-@pytest.fixture(scope="module")
-def of_a_cpu_rank() -> list[int]:
+@pytest.fixture(scope="module", params=["jemalloc", "glibc"])
+def of_a_cpu_rank(request: pytest.FixtureRequest) -> list[int]:
     """The numbers that the pieces of code print, each in a fork of a process that has imported torch as a rank does."""
     fork = (
-        "import os, torch\n"
+        "import ctypes, os, torch\n"
+        f"assert hasattr(ctypes.CDLL(None), 'mallctl') == {request.param == 'jemalloc'}\n"
         f"for code in {[FAULTS, KEPT]}:\n"
         "    os.fork() or (exec(code, dict(torch=torch)), os._exit(0))\n"
         "    os.wait()\n"
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("GLIBC_TUNABLES", raising=False)
+        for name in OWN:
+            patch.delenv(name, raising=False)
+        if request.param == "glibc":
+            patch.setattr(process_environment, "_rays_jemalloc", lambda: None)
         environment = {**os.environ, **rank_environment(Device.cpu, 1)}
     started = [sys.executable, "-u", "-c", fork]
     done = subprocess.run(started, env=environment, capture_output=True, text=True, check=True)
@@ -76,9 +87,26 @@ def test_only_a_rank_on_the_cpu_is_told_how_to_allocate() -> None:
     assert rank_environment(Device.cuda, 4) == {"OMP_NUM_THREADS": "4"}
 
 
-def test_tunables_of_the_user_stay_and_reach_ranks_of_a_ray_that_was_started_without_them(
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_rank_on_the_cpu_allocates_by_rays_jemalloc_and_is_told_glibcs_tunables_for_where_that_is_not() -> None:
+    environment = rank_environment(Device.cpu, 4)
+    assert Path(environment["LD_PRELOAD"]).name == "libjemalloc.so"
+    assert Path(environment["LD_PRELOAD"]).exists()
+    assert {"GLIBC_TUNABLES", "MALLOC_CONF"} < environment.keys()
+
+
+@pytest.mark.parametrize(
+    ("own", "others"),
+    [
+        ({"GLIBC_TUNABLES": "glibc.malloc.arena_max=1"}, set()),
+        ({"LD_PRELOAD": "libtcmalloc.so"}, {"GLIBC_TUNABLES"}),
+        ({"MALLOC_CONF": "narenas:1"}, {"GLIBC_TUNABLES", "LD_PRELOAD"}),
+    ],
+)
+def test_an_allocator_of_the_users_stays_and_reaches_ranks_of_a_ray_that_was_started_without_it(
+    own: dict[str, str], others: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")
-    expected = {"OMP_NUM_THREADS": "4", "OMP_WAIT_POLICY": "PASSIVE", "GLIBC_TUNABLES": "glibc.malloc.arena_max=1"}
-    assert rank_environment(Device.cpu, 4) == expected
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    environment = rank_environment(Device.cpu, 4)
+    assert environment == {**environment, **TOLD, **own}
+    assert environment.keys() == TOLD.keys() | own.keys() | others
