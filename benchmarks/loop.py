@@ -57,7 +57,7 @@ def main() -> None:
     before = load_average()
     with tempfile.TemporaryDirectory(prefix="rlscale-benchmark-") as name:
         folder = Path(name)
-        spec, vocabulary, parameters = _prepare(folder)
+        spec, vocabulary, parameters = prepare_trainer(folder)
         console.print(f"model: {parameters / 1e6:.2f}M parameters, fp32; {date.today()}")
         speeds = measure_trainer(spec, vocabulary, repeats=3 if quick else 5)
         tables = [_trainer_table(speeds)]
@@ -69,7 +69,7 @@ def main() -> None:
         console.print(table)
 
 
-def _prepare(folder: Path) -> tuple[Any, int, int]:
+def prepare_trainer(folder: Path) -> tuple[Any, int, int]:
     """The trainer's spec on a newly made model, the size of its vocabulary, and its parameters."""
     from safetensors import safe_open
 

@@ -41,7 +41,7 @@ Prepare = Callable[[TokenRows], Callable[[], None]]
 
 def serve_rlscale(pipe: Connection, spec: TrainerSpec) -> None:
     """One rank of the trainer: packed rows, GRPO's loss with its metrics, Megatron's optimizer."""
-    _serve(pipe, lambda: _rlscale_step(spec))
+    _serve(pipe, lambda: rlscale_step(spec))
 
 
 def serve_hugging_face(pipe: Connection, spec: TrainerSpec) -> None:
@@ -69,7 +69,8 @@ def _timed(step: Callable[[], None]) -> Seconds:
     return Seconds(time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def _rlscale_step(spec: TrainerSpec) -> Prepare:
+def rlscale_step(spec: TrainerSpec) -> Prepare:
+    """One rank in this process, with Megatron and gloo started."""
     from rlscale.platform.device import Platform
 
     Platform.of(spec.device).install_megatron()

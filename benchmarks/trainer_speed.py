@@ -10,9 +10,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from typing import Any
 
 from token_rows import TokenRows
@@ -69,16 +68,17 @@ class Speed:
         return min(self.plain.cpu, self.plain_as_rank.cpu) / self.rlscale.cpu
 
 
-class _Side:
-    """A process that trains when told to."""
+class Side:
+    """A process that trains when told to, or by itself."""
 
-    def __init__(
-        self, serve: Callable[[Connection, TrainerSpec], None], spec: TrainerSpec, environment: dict[str, str]
-    ) -> None:
-        """`environment`: variables that it is started with besides those of this process."""
+    def __init__(self, serve: Callable[..., None], given: Sequence[Any], environment: Mapping[str, str]) -> None:
+        """`serve` is called with the process's end of a pipe and `given`.
+
+        `environment`: variables that it is started with besides those of this process.
+        """
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, spec), daemon=True)
+        self._process = context.Process(target=serve, args=(theirs, *given), daemon=True)
         before = dict(os.environ)
         os.environ.update(environment)
         try:
@@ -88,10 +88,10 @@ class _Side:
             os.environ.update(before)
         theirs.close()
 
-    def answer(self) -> Any:
+    def answer(self, within_s: float = _DEADLINE_S) -> Any:
         """What the process says next. TimeoutError if it says nothing, EOFError if it died."""
-        if not self._pipe.poll(_DEADLINE_S):
-            raise TimeoutError(f"a training process did not answer within {_DEADLINE_S:.0f} s")
+        if not self._pipe.poll(within_s):
+            raise TimeoutError(f"a training process did not answer within {within_s:.0f} s")
         return self._pipe.recv()
 
     def step(self, rows: TokenRows) -> Seconds:
@@ -108,7 +108,7 @@ class _Side:
 
 def measure_trainer(spec: TrainerSpec, vocabulary: int, repeats: int) -> list[Speed]:
     """All sides on every shape: steps to warm up, then the median of `repeats`."""
-    sides: list[_Side] = []
+    sides: list[Side] = []
     try:
         rank = rank_environment(spec.device, threads=1)
         for serve, environment in (
@@ -116,7 +116,7 @@ def measure_trainer(spec: TrainerSpec, vocabulary: int, repeats: int) -> list[Sp
             (serve_hugging_face, {"OMP_NUM_THREADS": "1"}),
             (serve_hugging_face, rank),
         ):
-            sides.append(_Side(serve, spec, environment))
+            sides.append(Side(serve, (spec,), environment))
         for side in sides:
             side.answer()
         return [_measure(shape, sides, vocabulary, repeats) for shape in SHAPES]
@@ -125,7 +125,7 @@ def measure_trainer(spec: TrainerSpec, vocabulary: int, repeats: int) -> list[Sp
             side.close()
 
 
-def _measure(shape: Shape, sides: list[_Side], vocabulary: int, repeats: int) -> Speed:
+def _measure(shape: Shape, sides: list[Side], vocabulary: int, repeats: int) -> Speed:
     rows = TokenRows.random(shape.rows, shape.shortest, shape.longest, vocabulary)
     for _ in range(_WARM_UP):
         for side in sides:
