@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,10 +19,10 @@ from rlscale.config.derived.object_store import given_store_bytes
 from rlscale.config.errors import UserError
 from rlscale.config.schema.cluster_config import ClusterConfig
 from rlscale.platform.ownership import refuse_shared
-from rlscale.run.processes import reaper
 from rlscale.run.processes.machines_gone import MachinesGone
 from rlscale.run.processes.ray_waker import RayWaker
 from rlscale.run.processes.raylet_watch import RayletWatch
+from rlscale.run.processes.reaper_process import ReaperProcess, when_started
 from rlscale.run.processes.watched import below
 from rlscale.serve.pulse import families_of
 
@@ -49,7 +46,7 @@ class RaySession:
         self._temp: Path | None = None
         self._folder: Path | None = None
         self._descriptor: int | None = None
-        self._reaper: subprocess.Popen[bytes] | None = None
+        self._reaper: ReaperProcess | None = None
         self._waker: RayWaker | None = None
         self._kept: tuple[str | None, bool] | None = None
 
@@ -66,13 +63,20 @@ class RaySession:
                 "reaches it; unset the variable, here and where Ray is started"
             )
         if self._cluster.ray_address is not None:
+            self._join(self._cluster.ray_address)
+        else:
+            self._start()
+        return self
+
+    def _join(self, address: str) -> None:
+        with self._reaping(None) as reaper:
             try:
-                ray.init(address=self._cluster.ray_address, log_to_driver=False, configure_logging=False)
+                ray.init(address=address, log_to_driver=False, configure_logging=False)
             except (ConnectionError, ValueError, RuntimeError) as error:
-                raise UserError(
-                    f"cluster.ray_address={self._cluster.ray_address}: no Ray cluster answers there ({error})"
-                ) from error
-            return self
+                raise UserError(f"cluster.ray_address={address}: no Ray cluster answers there ({error})") from error
+            reaper.started([], watch_raylet().process)
+
+    def _start(self) -> None:
         self._temp = self._temp_folder()
         # Ray asks every process of its cluster for a token; it belongs to this session, not to the user's home. Ray
         # makes its own folder open to everybody, so the token lies beside it, in one that is not.
@@ -81,27 +85,38 @@ class RaySession:
         token.write_text(os.urandom(32).hex())
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
         self._keep_to_this_machine()
-        others = frozenset(psutil.Process().children())  # of this command
+        with self._reaping(self._folder) as reaper:
+            others = frozenset(psutil.Process().children())  # of this command
+            try:
+                ray.init(
+                    num_cpus=0,  # actors ask for no cores; a higher number makes Ray start as many idle workers
+                    include_dashboard=False,
+                    _temp_dir=str(self._temp),
+                    log_to_driver=False,
+                    configure_logging=False,
+                    object_store_memory=given_store_bytes(self._cluster),
+                )
+            except Exception as error:
+                self._leave_this_machine()
+                if _TOO_SLOW not in str(error):
+                    raise
+                raise UserError(
+                    f"Ray did not start within its 30 s: the machine is too busy (load {os.getloadavg()[0]:.0f} on "
+                    f"{os.cpu_count()} cores) or short of memory; try again when less runs beside"
+                ) from error
+            self._start_waker(others)
+            processes = [child.pid for child in psutil.Process().children(recursive=True)]
+            reaper.started(processes, watch_raylet().process)
+
+    @contextlib.contextmanager
+    def _reaping(self, folder: Path | None) -> Iterator[ReaperProcess]:
+        """Start Ray in this block; where that fails, nothing is left to be ended."""
+        self._reaper = ReaperProcess(folder)
         try:
-            ray.init(
-                num_cpus=0,  # actors ask for no cores; a higher number makes Ray start as many idle workers
-                include_dashboard=False,
-                _temp_dir=str(self._temp),
-                log_to_driver=False,
-                configure_logging=False,
-                object_store_memory=given_store_bytes(self._cluster),
-            )
-        except Exception as error:
-            self._leave_this_machine()
-            if _TOO_SLOW not in str(error):
-                raise
-            raise UserError(
-                f"Ray did not start within its 30 s: the machine is too busy (load {os.getloadavg()[0]:.0f} on "
-                f"{os.cpu_count()} cores) or short of memory; try again when less runs beside"
-            ) from error
-        self._start_waker(others)
-        self._start_reaper()
-        return self
+            yield self._reaper
+        except BaseException:
+            self._reaper.dismiss()
+            raise
 
     def _keep_to_this_machine(self) -> None:
         """Have Ray listen on loopback alone: its processes by the variable, this one, which has read it, by what it
@@ -129,26 +144,13 @@ class RaySession:
             shutil.rmtree(self._folder, ignore_errors=True)
         if self._descriptor is not None:
             os.close(self._descriptor)
-        if self._reaper is not None and self._reaper.stdin is not None:
-            with contextlib.suppress(OSError):  # somebody killed it: nothing is left for it to do
-                self._reaper.stdin.write(b'"done"\n')
-                self._reaper.stdin.close()
-            self._reaper.wait()
+        if self._reaper is not None:
+            self._reaper.dismiss()
 
     def _start_waker(self, others: Collection[psutil.Process]) -> None:
         """Have Ray's processes continued when somebody stops one: all children that this one has besides `others`."""
         own = [child.pid for child in psutil.Process().children() if child not in others]
-        self._waker = RayWaker(_when_started(pid for family in families_of(own).values() for pid in family))
-
-    def _start_reaper(self) -> None:
-        """Have somebody end Ray's processes, and others that this one has started, should it be killed (`reaper`)."""
-        processes = _when_started(child.pid for child in psutil.Process().children(recursive=True))
-        self._reaper = subprocess.Popen(
-            [sys.executable, "-I", "-S", reaper.__file__], stdin=subprocess.PIPE, start_new_session=True
-        )
-        assert self._reaper.stdin is not None
-        self._reaper.stdin.write(json.dumps({"processes": processes, "folder": str(self._folder)}).encode() + b"\n")
-        self._reaper.stdin.flush()
+        self._waker = RayWaker(dict(when_started(pid for family in families_of(own).values() for pid in family)))
 
     def _temp_folder(self) -> Path:
         """A folder for Ray in one that only this user can enter, by a name short enough for the sockets in it."""
@@ -163,11 +165,6 @@ class RaySession:
         # The same folder by way of an open descriptor of this process, whatever its path is.
         self._descriptor = os.open(self._folder, os.O_RDONLY)
         return Path(f"/proc/{os.getpid()}/fd/{self._descriptor}/{_RAYS}")
-
-
-def _when_started(pids: Iterable[int]) -> dict[int, str]:
-    """Those of the processes that are there, each with when it started."""
-    return {pid: began for pid in pids if (began := reaper.start_time(pid)) is not None}
 
 
 def standing_in(nodes: Sequence[str], used: Collection[int], gpus: int) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rlscale.config.errors import UserError
+from rlscale.run.processes.reaper import RAY_DIED
 
 
 class RunFailed(UserError):
@@ -13,7 +14,4 @@ class RayDied(RunFailed):
     """Ray itself is dead on this machine: nothing can be called or started from here any more."""
 
     def __init__(self) -> None:
-        super().__init__(
-            "Ray's own process on this machine (its raylet) has died, and with it those of the run; "
-            "the same command resumes the run"
-        )
+        super().__init__(RAY_DIED)

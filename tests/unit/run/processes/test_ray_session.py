@@ -87,5 +87,6 @@ def test_of_the_commands_processes_only_rays_are_continued(tmp_path: Path, monke
         sleeping()  # a fork server, say
         monkeypatch.setattr(ray, "init", lambda **_: of_ray.append(sleeping()))
         monkeypatch.setattr(ray, "shutdown", lambda: None)
+        monkeypatch.setattr(ray_session, "watch_raylet", lambda: SimpleNamespace(process=of_ray[0]))
         with RaySession(ClusterConfig(), tmp_path):
             assert [sorted(one) for one in continued] == [of_ray]
