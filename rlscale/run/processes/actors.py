@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from setproctitle import setproctitle
 
 from rlscale.config.errors import UserError
+from rlscale.platform.allocator import keep_allocator
 from rlscale.platform.no_terminal import refuse_breakpoints
 from rlscale.platform.ports import free_port
 from rlscale.platform.stacks import tell_stacks
@@ -69,6 +70,7 @@ class _Actor:
 
     def _logs_to(self, path: str) -> None:
         """Take this process for the actor's own."""
+        keep_allocator()
         _log_to(path, self)
         refuse_breakpoints()
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlscale.config.schema.cluster_config import Device
+from rlscale.platform.allocator import keep_allocator
 from rlscale.platform.device import Platform
 
 IMPORTED = (
@@ -35,6 +36,7 @@ def prepare() -> None:
 
 def serve(order: Mapping[str, Any]) -> None:
     """Run a script, or a module after -m, with its arguments, as an interpreter that was just started would."""
+    keep_allocator()
     script = order["script"]
     importlib.invalidate_caches()  # folders may hold more than they did
     if script[0] == "-m":

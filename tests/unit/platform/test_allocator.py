@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from rlscale.config.schema.cluster_config import Device
-from rlscale.platform import process_environment
+from rlscale.platform import allocator
+from rlscale.platform.allocator import keep_allocator
 from rlscale.platform.process_environment import rank_environment
 from tests.unit.forked import printed_without
 
@@ -63,7 +64,7 @@ def of_a_cpu_rank(request: pytest.FixtureRequest) -> list[int]:
         for name in OWN:
             patch.delenv(name, raising=False)
         if request.param == "glibc":
-            patch.setattr(process_environment, "_rays_jemalloc", lambda: None)
+            patch.setattr(allocator, "_rays_jemalloc", lambda: None)
         environment = {**os.environ, **rank_environment(Device.cpu, 1)}
     started = [sys.executable, "-u", "-c", fork]
     done = subprocess.run(started, env=environment, capture_output=True, text=True, check=True)
@@ -110,3 +111,18 @@ def test_an_allocator_of_the_users_stays_and_reaches_ranks_of_a_ray_that_was_sta
     environment = rank_environment(Device.cpu, 4)
     assert environment == {**environment, **TOLD, **own}
     assert environment.keys() == TOLD.keys() | own.keys() | others
+
+
+def test_what_a_rank_starts_does_not_allocate_as_it_does_unless_the_user_wants_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    environment = rank_environment(Device.cpu, 4)
+    for name, value in {**environment, "MALLOC_CONF": "narenas:1"}.items():
+        monkeypatch.setenv(name, value)
+    keep_allocator()
+    assert {name: os.environ[name] for name in environment if name in os.environ} == {
+        **TOLD,
+        "MALLOC_CONF": "narenas:1",
+    }
+    monkeypatch.delenv("MALLOC_CONF")
+    assert rank_environment(Device.cpu, 4) == environment, "a rank that is started from such a process has it again"
