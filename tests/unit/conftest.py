@@ -37,7 +37,7 @@ LONGEST = (
     "test_logprobs.py",
     "test_sandbox.py",
     "test_supervisor.py",
-    "test_process_environment.py",
+    "test_allocator.py",
     "test_packages_of_problems.py",
     "test_trackers.py",
     "test_c_kernel.py",
