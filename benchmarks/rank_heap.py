@@ -42,6 +42,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=64, help="samples of a step")
     options = parser.parse_args()
     looks = [round(share * options.steps) for share in LOOKS]
+    if looks[0] < 1:
+        parser.error(f"--steps must be at least {round(1 / LOOKS[0])}")
     with tempfile.TemporaryDirectory(prefix="rlscale-benchmark-") as folder:
         spec, vocabulary, _ = prepare_trainer(Path(folder))
         sides = {name: Side(_serve, (spec, vocabulary, looks, options.rows), own) for name, own in ways().items()}

@@ -9,6 +9,7 @@ from pathlib import Path
 _GLIBC = "GLIBC_TUNABLES"
 _JEMALLOC = "MALLOC_CONF"
 _PRELOAD = "LD_PRELOAD"
+_RAYS = Path("ray/core/libjemalloc.so")
 
 
 def allocator_environment() -> dict[str, str]:
@@ -29,7 +30,11 @@ def keep_allocator() -> None:
 
     They may be anybody's programs. What the user has set stays.
     """
-    for name, value in _ours().items():
+    ours = _ours()
+    preloaded = Path(os.environ.get(_PRELOAD, ""))
+    if preloaded.parts[-len(_RAYS.parts) :] == _RAYS.parts:  # also that of another machine's driver
+        ours[_PRELOAD] = str(preloaded)
+    for name, value in ours.items():
         if os.environ.get(name) == value:
             del os.environ[name]
 
@@ -42,7 +47,7 @@ def _ours() -> dict[str, str]:
     allocator = {_GLIBC: ":".join(f"glibc.malloc.{name}={value}" for name, value in tunables.items())}
     if (jemalloc := _rays_jemalloc()) is not None:
         # Torch asks for aligned memory, for which glibc takes the heap to pieces that it does not put together again:
-        # with micro-batches of ever other lengths a rank grows for thousands of steps.
+        # with micro-batches of other lengths in each step a rank grows for thousands of steps.
         keep = "dirty_decay_ms:-1,muzzy_decay_ms:-1,oversize_threshold:0,thp:always"
         allocator |= {_PRELOAD: str(jemalloc), _JEMALLOC: keep}
     return allocator
@@ -51,5 +56,5 @@ def _ours() -> dict[str, str]:
 def _rays_jemalloc() -> Path | None:
     """Ray has it for its own processes, in its builds for Linux."""
     found = find_spec("ray")
-    library = Path(found.origin).parent / "core" / "libjemalloc.so" if found and found.origin else None
+    library = Path(found.origin).parents[1] / _RAYS if found and found.origin else None
     return library if library is not None and library.exists() else None

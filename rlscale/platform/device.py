@@ -78,7 +78,7 @@ class Platform:
         library = ctypes.CDLL(None)
         if purge := getattr(library, "mallctl", None):  # jemalloc, in the place of the C library's
             purge(_ALL_ARENAS, None, None, None, ctypes.c_size_t(0))
-        elif trim := getattr(library, "malloc_trim", None):  # glibc; other C libraries have none, and keep little
+        if trim := getattr(library, "malloc_trim", None):  # glibc; other C libraries have none, and keep little
             trim(0)
 
     def spare_host(self) -> None:

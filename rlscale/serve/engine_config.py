@@ -18,7 +18,7 @@ def config_of_engine(url: str, api_key: str | None, timeout: float = 30.0) -> di
     ValueError where it does not say, or its folder cannot be read from here (it may be another machine's).
     """
     try:
-        folder = Path(str(told(url, "/model_info", api_key, has="model_path", timeout=timeout)["model_path"]))
+        folder = Path(str(told(url, "/model_info", api_key, has=("model_path", str), timeout=timeout)["model_path"]))
         words = told(url, "/server_info", api_key, timeout=timeout).get("json_model_override_args") or "{}"
         overrides = json.loads(words) if isinstance(words, str) else dict(words)
     except (CallError, TypeError) as error:

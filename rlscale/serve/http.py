@@ -44,16 +44,20 @@ def told(
     api_key: str | None,
     body: Any = None,
     *,
-    has: str | None = None,
+    has: tuple[str, type] | None = None,
     headers: Mapping[str, str] | None = None,
     timeout: float,
 ) -> dict[str, Any]:
-    """The JSON object that `call` gives. CallError where it is anything else, or lacks `has`: a stranger answered."""
+    """The JSON object that `call` gives.
+
+    CallError where it is anything else, or has not what it must have (`has`, a key and the type of its value): a
+    stranger answered.
+    """
     answer = call(url, path, api_key, body, headers=headers, timeout=timeout)
     if not isinstance(answer, dict):
         raise CallError(f"{url}{path}: the answer is no JSON object: {str(answer)[:80]!r}")
-    if has is not None and has not in answer:
-        raise CallError(f"{url}{path}: the answer has no {has}")
+    if has is not None and not isinstance(answer.get(has[0]), has[1]):
+        raise CallError(f"{url}{path}: the answer has no {has[0]}")
     return answer
 
 

@@ -20,7 +20,7 @@ only generates does so from keys and values that nobody computed."""
 def bootstrap_port(url: str, api_key: str | None, timeout: float = 60.0) -> int:
     """Where the engine at `url`, which reads prompts, tells of what it has. CallError if it does not say."""
     says = "disaggregation_bootstrap_port"
-    return int(told(url, "/server_info", api_key, has=says, timeout=timeout)[says])
+    return int(told(url, "/server_info", api_key, has=(says, int), timeout=timeout)[says])
 
 
 def together(url: str, port: int) -> dict[str, Any]:

@@ -300,9 +300,9 @@ class EngineReceiver:
             pause_s = min(2 * pause_s, 0.2)
 
     def _meta_info(self, body: Any, header: str) -> dict[str, Any]:
-        has, timeout = "meta_info", min(self._timeout, 60.0)
-        answer = told(self.url, "/generate", self._api_key, body, has=has, headers={header: "1"}, timeout=timeout)
-        meta_info: dict[str, Any] = answer[has]
+        has, headers, timeout = ("meta_info", dict), {header: "1"}, min(self._timeout, 60.0)
+        answer = told(self.url, "/generate", self._api_key, body, has=has, headers=headers, timeout=timeout)
+        meta_info: dict[str, Any] = answer["meta_info"]
         return meta_info
 
     def _server_info(self) -> dict[str, Any]:

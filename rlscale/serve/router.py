@@ -130,7 +130,12 @@ class RouterClient(WorkerList):
 
     def workers(self) -> dict[str, dict[str, Any]]:
         """What the router knows of its workers, by their URL: at least `id` and `is_healthy`."""
-        return {worker["url"]: worker for worker in self._workers()}
+        path = "/workers"
+        answer = told(self.url, path, self._api_key, has=("workers", list), timeout=self.timeout)
+        try:
+            return {worker["url"]: worker for worker in answer["workers"]}
+        except (TypeError, KeyError):
+            raise CallError(f"{self.url}{path}: the answer has no workers with a url") from None
 
     def begin_add(self, url: str, role: Role = Role.regular, meanwhile: Meanwhile = nothing) -> None:
         """See WorkerList."""
@@ -152,11 +157,6 @@ class RouterClient(WorkerList):
         """See WorkerList."""
         worker = self.workers().get(url)
         return None if worker is None else bool(worker.get("is_healthy", False))
-
-    def _workers(self) -> list[dict[str, Any]]:
-        path, has = "/workers", "workers"
-        workers: list[dict[str, Any]] = told(self.url, path, self._api_key, has=has, timeout=self.timeout)[has]
-        return workers
 
     def _call(self, path: str, body: Any = None, method: str | None = None) -> Any:
         return call(self.url, path, self._api_key, body, method=method, timeout=self.timeout)

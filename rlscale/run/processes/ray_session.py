@@ -69,7 +69,7 @@ class RaySession:
         return self
 
     def _join(self, address: str) -> None:
-        with self._reaping(None) as reaper:
+        with self._reaping(None, psutil.Process().children()) as reaper:
             try:
                 ray.init(address=address, log_to_driver=False, configure_logging=False)
             except (ConnectionError, ValueError, RuntimeError) as error:
@@ -85,8 +85,8 @@ class RaySession:
         token.write_text(os.urandom(32).hex())
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
         self._keep_to_this_machine()
-        with self._reaping(self._folder) as reaper:
-            others = frozenset(psutil.Process().children())  # of this command
+        others = frozenset(psutil.Process().children())  # of this command
+        with self._reaping(self._folder, others) as reaper:
             try:
                 ray.init(
                     num_cpus=0,  # actors ask for no cores; a higher number makes Ray start as many idle workers
@@ -104,18 +104,19 @@ class RaySession:
                     f"Ray did not start within its 30 s: the machine is too busy (load {os.getloadavg()[0]:.0f} on "
                     f"{os.cpu_count()} cores) or short of memory; try again when less runs beside"
                 ) from error
-            self._start_waker(others)
+            self._start_waker({*others, psutil.Process(reaper.pid)})
             processes = [child.pid for child in psutil.Process().children(recursive=True)]
             reaper.started(processes, watch_raylet().process)
 
     @contextlib.contextmanager
-    def _reaping(self, folder: Path | None) -> Iterator[ReaperProcess]:
-        """Start Ray in this block; where that fails, nothing is left to be ended."""
-        self._reaper = ReaperProcess(folder)
+    def _reaping(self, folder: Path | None, others: Collection[psutil.Process]) -> Iterator[ReaperProcess]:
+        """Start Ray in this block; where that fails, what it has started besides `others` is ended soon after."""
+        self._reaper = reaper = ReaperProcess(folder)
         try:
-            yield self._reaper
+            yield reaper
         except BaseException:
-            self._reaper.dismiss()
+            started = [child for child in psutil.Process().children() if child not in others]
+            reaper.leave(pid for family in families_of([one.pid for one in started]).values() for pid in family)
             raise
 
     def _keep_to_this_machine(self) -> None:
@@ -136,16 +137,19 @@ class RaySession:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        ray.shutdown()
-        if self._waker is not None:
-            self._waker.close()
-        self._leave_this_machine()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-        if self._reaper is not None:
-            self._reaper.dismiss()
+        assert self._reaper is not None
+        self._reaper.stopping()
+        try:
+            ray.shutdown()
+            if self._waker is not None:
+                self._waker.close()
+            self._leave_this_machine()
+            if self._folder is not None:
+                shutil.rmtree(self._folder, ignore_errors=True)
+        finally:
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+        self._reaper.dismiss()
 
     def _start_waker(self, others: Collection[psutil.Process]) -> None:
         """Have Ray's processes continued when somebody stops one: all children that this one has besides `others`."""

@@ -101,6 +101,8 @@ def test_a_rank_on_the_cpu_allocates_by_rays_jemalloc_and_is_told_glibcs_tunable
         ({"GLIBC_TUNABLES": "glibc.malloc.arena_max=1"}, set()),
         ({"LD_PRELOAD": "libtcmalloc.so"}, {"GLIBC_TUNABLES"}),
         ({"MALLOC_CONF": "narenas:1"}, {"GLIBC_TUNABLES", "LD_PRELOAD"}),
+        ({"MALLOC_CONF": "narenas:1", "LD_PRELOAD": "libjemalloc.so.2"}, {"GLIBC_TUNABLES"}),
+        ({"MALLOC_CONF": "narenas:1", "GLIBC_TUNABLES": "glibc.malloc.arena_max=1"}, set()),
     ],
 )
 def test_an_allocator_of_the_users_stays_and_reaches_ranks_of_a_ray_that_was_started_without_it(
@@ -124,5 +126,12 @@ def test_what_a_rank_starts_does_not_allocate_as_it_does_unless_the_user_wants_i
         **TOLD,
         "MALLOC_CONF": "narenas:1",
     }
-    monkeypatch.delenv("MALLOC_CONF")
+    monkeypatch.setenv("LD_PRELOAD", "/opt/another/venv/ray/core/libjemalloc.so")
+    keep_allocator()
+    assert "LD_PRELOAD" not in os.environ, "that of a driver on another machine"
+    monkeypatch.setenv("LD_PRELOAD", "/usr/lib/libjemalloc.so")
+    keep_allocator()
+    assert os.environ["LD_PRELOAD"] == "/usr/lib/libjemalloc.so"
+    for name in ("LD_PRELOAD", "MALLOC_CONF"):
+        monkeypatch.delenv(name)
     assert rank_environment(Device.cpu, 4) == environment, "a rank that is started from such a process has it again"

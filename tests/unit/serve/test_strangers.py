@@ -23,6 +23,10 @@ from rlscale.serve.server_spec import ServerSpec
 from rlscale.serve.simulator.simulated_launcher import SimulatedLauncher
 from tests.unit.families.folders import DENSE
 
+NOTHING = (
+    '{"model_path": ["x"], "workers": null, "meta_info": null, "disaggregation_bootstrap_port": null, "port": null}'
+)
+
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
@@ -41,7 +45,7 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture(params=['"hello"', "hello", "", "[1]", "7", "null", "{}", '{"model_path": ["x"]}'])
+@pytest.fixture(params=['"hello"', "hello", "", "[1]", "7", "null", "{}", NOTHING, '{"workers": [3, {}]}'])
 def stranger(request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of a server that answers everything alike, with status 200."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -84,7 +88,7 @@ def test_a_stranger_does_not_say_of_which_model_it_is(stranger: str) -> None:
 
 def test_what_is_missing_in_an_answer_is_named(stranger: str) -> None:
     with pytest.raises(CallError, match=rf"{stranger}/x: the answer (is no JSON object: .*|has no port)$"):
-        told(stranger, "/x", None, has="port", timeout=5.0)
+        told(stranger, "/x", None, has=("port", int), timeout=5.0)
 
 
 def is_no(asked: Callable[[], bool]) -> bool:

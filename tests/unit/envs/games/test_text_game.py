@@ -112,7 +112,8 @@ def test_a_process_that_was_set_aside_is_used_again(own_maker: dict[str, Any], m
     played = text_game._played
 
     def long(process: ObjectProcess, *given: Any) -> tuple[str, float, bool]:
-        while table._process is process:
+        deadline = time.monotonic() + 20
+        while table._process is process and time.monotonic() < deadline:
             time.sleep(0.001)
         return played(process, *given)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,16 +12,45 @@ import pytest
 from rlscale.run.processes import reaper
 
 DRIVER = """
-import os, sys
+import ctypes, os, signal, subprocess, sys, threading, time
 from pathlib import Path
-from rlscale.run.processes.reaper_process import ReaperProcess
-started, processes, raylet, done = eval(sys.argv[2])
-process = ReaperProcess(Path(sys.argv[1]))
-if started:
-    process.started(processes, raylet)
-if done:
+from rlscale.run.processes import reaper_process
+
+reaper_process.GRACE_S = 0.1
+folder, does = Path(sys.argv[1]), sys.argv[2]
+process = reaper_process.ReaperProcess(folder)
+if does != "starts":
+    # Ray has its raylet end with its driver in this way, too.
+    libc = ctypes.CDLL(None)
+    raylet = subprocess.Popen(["sleep", "60"], preexec_fn=lambda: libc.prctl(1, signal.SIGKILL))
+    for _ in range(10):
+        threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+    process.started([raylet.pid, *map(int, sys.argv[3:])], raylet.pid)
+if does == "is done":
+    process.stopping()
+    raylet.kill()
     process.dismiss()
-os._exit(0)
+elif does == "is killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+elif does == "is stopped":
+    raylet.send_signal(signal.SIGSTOP)
+    time.sleep(0.3)
+elif does == "stops Ray and is killed":
+    process.stopping()
+    raylet.kill()
+    raylet.wait()
+    os.kill(os.getpid(), signal.SIGKILL)
+elif does == "loses Ray":
+    raylet.kill()
+    os.waitid(os.P_PID, raylet.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
+    time.sleep(0.3)
+elif does == "loses Ray and says so":
+    raylet.kill()
+    time.sleep(0.3)
+    process.stopping()
+elif does == "leaves":
+    process.leave(map(int, sys.argv[3:]))
+os._exit(1)
 """
 
 
@@ -41,64 +69,53 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "session"
 
 
-def said(
-    folder: Path,
-    processes: list[int],
-    raylet: int | None = None,
-    *,
-    started: bool = True,
-    done: bool = False,
-) -> str:
-    """What a driver's reaper says of its end; returns once both have ended."""
-    order = repr((started, processes, raylet, done))
-    ran = subprocess.run([sys.executable, "-c", DRIVER, folder, order], capture_output=True, timeout=30, check=True)
-    return ran.stderr.decode()
+def said(folder: Path, does: str, *processes: int) -> str:
+    """What the reaper says of the end of a driver that does so; returns once both have ended."""
+    command = [sys.executable, "-c", DRIVER, str(folder), does, *map(str, processes)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stderr
 
 
 def test_a_driver_that_was_killed_leaves_neither_processes_nor_the_folder(
     folder: Path, left_behind: subprocess.Popen[bytes]
 ) -> None:
-    assert said(folder, [left_behind.pid], left_behind.pid) == ""
+    assert said(folder, "is killed", left_behind.pid) == "", "nobody has to be told"
     assert left_behind.wait(timeout=5) == -9
     assert not folder.exists()
 
 
 def test_after_done_nothing_is_touched_or_said(folder: Path, left_behind: subprocess.Popen[bytes]) -> None:
-    assert said(folder, [left_behind.pid], left_behind.pid, done=True) == ""
-    assert said(folder, [], started=False, done=True) == ""
+    assert said(folder, "is done", left_behind.pid) == ""
     assert left_behind.poll() is None
     assert folder.exists()
 
 
-def test_a_driver_that_ends_while_ray_starts_says_so(folder: Path) -> None:
-    assert said(folder, [], started=False) == f"error: {reaper.RAY_NOT_STARTED}\n"
+@pytest.mark.parametrize(
+    ("does", "says"),
+    [
+        ("starts", reaper.RAY_NOT_STARTED),
+        ("loses Ray", reaper.RAY_DIED),
+        ("loses Ray and says so", None),
+        ("stops Ray and is killed", None),
+        ("is stopped", None),
+        ("exits", None),
+    ],
+)
+def test_it_is_said_where_ray_ended_the_driver_and_only_there(does: str, says: str | None, folder: Path) -> None:
+    assert said(folder, does) == ("" if says is None else f"error: {says}\n")
     assert not folder.exists()
 
 
-def test_of_a_driver_that_ended_with_its_raylet_the_line_is_said(tmp_path: Path) -> None:
-    script = (
-        "import os, subprocess, sys; from pathlib import Path\n"
-        "from rlscale.run.processes.reaper_process import ReaperProcess\n"
-        "raylet = subprocess.Popen(['sleep', '60'])\n"
-        "ReaperProcess(None).started([], raylet.pid)\n"
-        "raylet.kill()\n"
-        "os.waitid(os.P_PID, raylet.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie\n"
-        "os._exit(1)\n"
-    )
-    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
-    assert (ran.returncode, ran.stderr) == (1, f"error: {reaper.RAY_DIED}\n")
-
-
-def test_a_raylet_that_is_only_stopped_has_not_ended(folder: Path, left_behind: subprocess.Popen[bytes]) -> None:
-    left_behind.send_signal(signal.SIGSTOP)
-    assert said(folder, [], left_behind.pid) == ""
+def test_what_a_ray_that_did_not_start_has_left_is_ended_without_a_word(
+    folder: Path, left_behind: subprocess.Popen[bytes]
+) -> None:
+    assert said(folder, "leaves", left_behind.pid) == ""
+    assert left_behind.wait(timeout=5) == -9
+    assert not folder.exists()
 
 
 def test_a_process_that_took_over_the_number_is_spared(left_behind: subprocess.Popen[bytes]) -> None:
-    began = reaper.start_time(left_behind.pid)
-    assert began is not None
-    assert reaper.lives(left_behind.pid, began)
-    assert not reaper.lives(left_behind.pid, "1")
-    order = f'{{"started": true, "raylet": null, "folder": null, "processes": [[{left_behind.pid}, "1"]]}}\n'
-    subprocess.run([sys.executable, "-I", "-S", reaper.__file__], input=order.encode(), timeout=20, check=True)
+    order = f'{{"starts": false, "raylet": null, "folder": null, "processes": [[{left_behind.pid}, "1"]]}}\n'
+    subprocess.run(
+        [sys.executable, "-I", "-S", reaper.__file__, "1", "0.1"], input=order.encode(), timeout=20, check=True
+    )
     assert left_behind.poll() is None
