@@ -18,3 +18,17 @@ class ConfigError(UserError):
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
         return type(self), (self.problems,)
+
+
+def first_line(error: BaseException) -> str:
+    """Of what the error says; where that is nothing (`MemoryError` does so), what kind of error it is."""
+    return _lines(error)[0]
+
+
+def last_line(error: BaseException) -> str:
+    """Of what the error says, where it says first where it was raised; or what kind of error it is."""
+    return _lines(error)[-1]
+
+
+def _lines(error: BaseException) -> list[str]:
+    return str(error).strip().splitlines() or [type(error).__name__]

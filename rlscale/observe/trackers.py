@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from rlscale.config.errors import UserError
+from rlscale.config.errors import UserError, first_line
 from rlscale.config.schema.tracker_config import TrackerConfig
 from rlscale.data.protocol_methods import check_built
 from rlscale.data.target import instantiate, resolve_target
@@ -208,7 +208,7 @@ class WandbTracker:
                 self._run.define_metric(f"{_EVALUATED}*", step_metric=_EVALUATED_AT)
             except wandb.Error as error:
                 raise UserError(
-                    f"tracker=wandb: the run could not be opened ({str(error).splitlines()[0]}); try again, or set "
+                    f"tracker=wandb: the run could not be opened ({first_line(error)}); try again, or set "
                     "tracker.offline=true and upload later with `wandb sync`"
                 ) from error
 

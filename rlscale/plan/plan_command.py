@@ -10,7 +10,7 @@ from rlscale.config.checks import check
 from rlscale.config.composition.command_words import help_is_shown, recipe_and_overrides
 from rlscale.config.composition.compose import compose
 from rlscale.config.composition.published_configs import architecture_of
-from rlscale.config.errors import ConfigError, UserError
+from rlscale.config.errors import ConfigError, UserError, first_line
 from rlscale.config.keys import plain
 from rlscale.config.schema import Config
 from rlscale.plan.plan_lines import lines, rounded
@@ -90,7 +90,7 @@ def _why(asked: _Asked, config: Config, found: Plan) -> Iterator[str]:
             other = compose(asked.recipe, [*asked.overrides, f"{key}={value}"])
             check(other)
         except (ConfigError, UserError) as error:
-            yield f"  {key}={value} is refused: {str(error).splitlines()[0]}"
+            yield f"  {key}={value} is refused: {first_line(error)}"
             continue
         planned = plan_run(other)
         needed, change = planned.worst.total / GIB, (planned.worst.total - worst.total) / GIB

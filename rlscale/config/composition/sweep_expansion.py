@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from rlscale.config.composition.compose import searchpath_of
 from rlscale.config.composition.groups import Groups
 from rlscale.config.composition.overrides import parse_one
-from rlscale.config.errors import ConfigError
+from rlscale.config.errors import ConfigError, first_line
 
 MOST_RUNS = 1000
 """Runs of one sweep, which come one after the other; all of them are checked before the first."""
@@ -35,7 +35,7 @@ def expand(overrides: Sequence[str], recipe: str | None = None) -> list[list[str
         _check(read, overrides)
         (runs,) = BasicSweeper.split_arguments(read, max_batch_size=None)
     except HydraException as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
+        raise ConfigError(first_line(error)) from error
     return runs
 
 

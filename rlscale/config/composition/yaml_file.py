@@ -15,7 +15,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from rlscale.config.composition import quick_yaml  # noqa: F401  it changes what OmegaConf reads with
-from rlscale.config.errors import UserError
+from rlscale.config.errors import UserError, first_line
 
 MOST_BYTES = 1 << 18
 """Largest file that is read; the longest shipped recipe has a hundredth of it."""
@@ -44,7 +44,7 @@ def _parsed(file: Path, text: str) -> Any:
     except Exception as error:  # OmegaConf lets through whatever PyYAML and its own grammar raise
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark is not None else ""
-        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+        reason = getattr(error, "problem", None) or first_line(error)
         raise UserError(f"{file}{place}: not valid YAML ({reason})") from error
     return OmegaConf.to_container(content, resolve=False) if OmegaConf.is_config(content) else content
 

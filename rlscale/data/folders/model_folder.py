@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rlscale.config.errors import UserError
+from rlscale.config.errors import UserError, first_line
 from rlscale.config.schema.model_config import CreateModelConfig, ModelConfig
 from rlscale.data.folders.made_once import made_once
 from rlscale.data.tokens.character_tokenizer import SPECIAL_TOKENS, character_tokenizer, vocabulary_size
@@ -98,7 +98,7 @@ def _snapshot(name: str, key: str) -> Path:
         offline = constants.HF_HUB_OFFLINE  # as it is now, not as it was when the hub's session was opened
         return Path(snapshot_download(name, allow_patterns=_HUB_FILES, local_files_only=offline))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise UserError(
             f"{key}={name}: no folder of that name, and it could not be fetched from the Hugging Face hub "
             f"({reason[:200]}); download it first and give its folder"

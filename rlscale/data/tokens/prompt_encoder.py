@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rlscale.config.errors import UserError
+from rlscale.config.errors import UserError, first_line
 from rlscale.config.schema.data_config import DataConfig
 from rlscale.data.prompts.bad_rows import BadPrompt
 from rlscale.data.prompts.messages import Message, read_messages, refuse_answered, with_system
@@ -271,4 +271,4 @@ def load_tokenizer(folder: Path | str) -> Any:
         kind = getattr(transformers, known_class(Path(folder)) or "AutoTokenizer")
         return kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:
-        raise UserError(f"{folder}: its tokenizer cannot be read ({str(error).splitlines()[0][:200]})") from error
+        raise UserError(f"{folder}: its tokenizer cannot be read ({first_line(error)[:200]})") from error

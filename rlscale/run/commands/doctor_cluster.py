@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rlscale.config.errors import UserError
+from rlscale.config.errors import UserError, last_line
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
 from rlscale.doctor.facts import Facts, Link
@@ -76,7 +76,7 @@ def facts_of(config: Config, lock: Mapping[str, str], nodes: Sequence[str]) -> l
         facts = ray.get(asked, timeout=_GATHERED_S)
         facts = [_with_clock(one, node) for one, node in zip(facts, nodes, strict=True)]
     except RayError as error:
-        raise UserError(f"a machine of the cluster does not answer: {str(error).splitlines()[-1]}") from error
+        raise UserError(f"a machine of the cluster does not answer: {last_line(error)}") from error
     if len({one.name for one in facts}) < len(facts):  # machines may be called alike
         facts = [replace(one, name=f"{one.name} ({number})") for number, one in enumerate(facts)]
     return facts
@@ -111,7 +111,7 @@ def _link(backend: str, facts: Sequence[Facts], nodes: Sequence[str], pair: tupl
         calls = [_at(nodes[number], _exchange).remote(rank, address, port, backend) for rank, number in enumerate(pair)]
         return Link(sender, receiver, backend, min(ray.get(calls, timeout=3 * _LINK_S)))
     except RayError as error:
-        return Link(sender, receiver, backend, None, str(error).strip().splitlines()[-1][:200])
+        return Link(sender, receiver, backend, None, last_line(error)[:200])
     finally:
         for call in calls:
             ray.cancel(call, force=True)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from rlscale.config.errors import UserError
+from rlscale.config.errors import UserError, first_line
 from rlscale.config.schema import Config
 from rlscale.run.processes.remote_calls import Calls
 from rlscale.run.processes.run_failed import RunFailed
@@ -178,7 +178,7 @@ class Healing:
         return True
 
     def _stays_away(self, name: str, error: UserError) -> None:
-        self._fleet.note(f"{name} did not come back ({str(error).splitlines()[0]})")
+        self._fleet.note(f"{name} did not come back ({first_line(error)})")
 
     def _welcome_router(self, url: str) -> None:
         """The router is back without workers: give it those that live."""
@@ -284,7 +284,7 @@ class Healing:
                 restarts.append(engine.launcher.call.remote("restart", engine.spec.name, why))
             urls = fleet.calls.wait(restarts, f"restart after {down.name}", heed_stop=True)
         except UserError as error:
-            fleet.note(f"the engines did not come back ({str(error).splitlines()[0]})")
+            fleet.note(f"the engines did not come back ({first_line(error)})")
             return
         for engine, url in zip(fleet.members, urls, strict=True):
             engine.is_back(url)
@@ -293,7 +293,7 @@ class Healing:
         except UserError as error:
             if not fleet.down_within(_DEATH_SHOWS_S, fleet.urls):
                 raise
-            fleet.note(f"the engines did not get the weights ({str(error).splitlines()[0]})")
+            fleet.note(f"the engines did not get the weights ({first_line(error)})")
             return
         self._admit(fleet.members)
         if not any(engine.away for engine in fleet.members):

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from rlscale.config.checks.elastic_engines import BY_FILES
-from rlscale.config.errors import UserError
+from rlscale.config.errors import UserError, first_line
 from rlscale.config.schema.component import TARGET
 from rlscale.run.disk.membership_orders import EngineOrders, Order, Present, Told, same_place
 from rlscale.run.sides.engines import Engines
@@ -119,7 +119,7 @@ class Membership:
         except UserError as error:
             with suppress(CallError):  # the router may be about to know it
                 engines.withdraw([url])
-            return Told(url, "refused", str(error).removeprefix("rollout.engine_urls: ").splitlines()[0])
+            return Told(url, "refused", first_line(error).removeprefix("rollout.engine_urls: "))
         self._pulses.pop(url, None)
         self._counted(f"{url} has joined with {engines.restarted_with}")
         return Told(url, "serving")
@@ -140,7 +140,7 @@ class Membership:
         except UserError as error:
             with suppress(CallError):
                 engines.admit([url])
-            return Told(url, "refused", str(error).splitlines()[0])
+            return Told(url, "refused", first_line(error))
         engines.let_go(url)
         self._ends(url)
         self._counted(f"{url} has left")

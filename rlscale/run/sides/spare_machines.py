@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from rlscale.config.errors import UserError
+from rlscale.config.errors import UserError, first_line
 from rlscale.config.schema.cluster_config import Device
 from rlscale.run.processes.placement import Slot
 from rlscale.run.sides.engine_specs import engine_specs
@@ -121,7 +121,7 @@ class SpareMachines:
             one.url = self._engines.calls.one(one.starting, f"start of {one.name}")
             yield one.url
         except UserError as error:
-            self._note(f"{one.name} did not start on the machine that is not in use ({str(error).splitlines()[0]})")
+            self._note(f"{one.name} did not start on the machine that is not in use ({first_line(error)})")
             self._drop(one)
 
     def _give_up_late(self, launcher: SpareLauncher) -> None:

@@ -31,7 +31,7 @@ from torch.distributed.checkpoint.planner import SavePlan
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.checkpoint.utils import _DistWrapper
 
-from rlscale.config.errors import UserError
+from rlscale.config.errors import UserError, first_line
 from rlscale.platform.device import host_copy
 from rlscale.trainer.checksums import SUMS, checksum
 
@@ -183,4 +183,7 @@ def _reason(error: BaseException) -> str:
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__cause__ or cause.__context__
-    return str(cause) if cause is not None else f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    if cause is not None:
+        return str(cause)
+    kind, said = type(error).__name__, first_line(error)
+    return kind if said == kind else f"{kind}: {said}"

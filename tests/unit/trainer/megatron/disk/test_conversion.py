@@ -199,6 +199,18 @@ def test_a_checkpoint_is_written_from_the_model_itself_and_read_into_it(
     assert all(torch.equal(original[name], exported[name]) for name in original)
 
 
+@pytest.mark.parametrize(("said", "reason"), [((), "MemoryError"), (("no more",), "MemoryError: no more")])
+def test_an_error_that_says_nothing_is_the_reason_why_a_checkpoint_was_not_written(
+    said: tuple[str, ...], reason: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Path) -> str:
+        raise MemoryError(*said)
+
+    monkeypatch.setattr(checkpoint_writer, "checksum", refuse)
+    with pytest.raises(UserError, match=rf"rank 0: {reason}$"):
+        convert(model, model, tmp_path / "checkpoint", Form.checkpoint)
+
+
 def test_a_checkpoint_that_cannot_get_its_name_leaves_nothing_of_it(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
