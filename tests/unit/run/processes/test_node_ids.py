@@ -77,5 +77,5 @@ def test_without_a_raylet_here_nobody_is_asked_for(raylet: socket.socket) -> Non
     assert (gone(["head", "a"]), present(0)) == ([], ["a", "b", "head"])
     raylet.close()
     for asked in (lambda: gone(["head", "a"]), lambda: present(0), lambda: standing_in(["head"], {0}, 0)):
-        with pytest.raises(RayDied, match="the same command resumes the run"):
+        with pytest.raises(RayDied, match="the same command resumes a run"):
             asked()

@@ -64,7 +64,7 @@ def test_a_killed_one_is_dead_at_once_and_a_stopped_one_lives(
     listening.kill()
     assert gone(watch)
     assert gone(RayletWatch(str(tmp_path / "raylet")))
-    with pytest.raises(RayDied, match=r"raylet\) has died.*the same command resumes the run"):
+    with pytest.raises(RayDied, match=r"raylet\) has died.*the same command resumes a run"):
         watch.check()
 
 
