@@ -207,13 +207,9 @@ def gpus_are_shared_out(context: CheckContext) -> Iterator[str]:
 def ray_address_is_one(context: CheckContext) -> Iterator[str]:
     """Ray would look for a cluster of any name for a long time, and answer with a traceback."""
     address = context.config.cluster.ray_address
-    if address is not None and address.startswith("ray://"):
-        yield (
-            f"cluster.ray_address={address}: a run is a driver of its own, not a client of Ray's; run the command on a "
-            "machine of the cluster, with auto"
-        )
-    elif address is not None and not re.fullmatch(r"auto|(\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5}", address):
-        yield f"cluster.ray_address={address}: is not an address; write host:port, or auto for this machine's cluster"
+    if address is not None and not re.fullmatch(r"auto|(\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5}", address):
+        form = "host:port, without ray://, on a machine of that cluster"
+        yield f"cluster.ray_address={address}: is not an address; write {form}, or auto for this machine's cluster"
 
 
 def _engine_share(context: CheckContext) -> Iterator[str]:

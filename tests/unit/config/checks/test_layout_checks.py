@@ -64,7 +64,10 @@ NODE8 = ("cluster=node8", "rollout.engines=8")
         ([DISAGGREGATED, "cluster.rollout_gpus=8"], "the engines get every GPU"),
         (["cluster.nodes=2"], "needs a running Ray cluster; give cluster.ray_address"),
         (["cluster.nodes=2", "cluster.ray_address=auto"], "other machines cannot reach it"),
-        (["cluster.ray_address=ray://head:10001"], "run the command on a machine of the cluster, with auto"),
+        (
+            ["cluster.ray_address=ray://head:10001"],
+            "is not an address; write host:port, without ray://, on a machine of that cluster, or auto",
+        ),
         (["rollout.engine_urls=['http://a:1']"], "use cluster.placement=disaggregated"),
     ],
 )
