@@ -47,8 +47,9 @@ def _ours() -> dict[str, str]:
     allocator = {_GLIBC: ":".join(f"glibc.malloc.{name}={value}" for name, value in tunables.items())}
     if (jemalloc := _rays_jemalloc()) is not None:
         # Torch asks for aligned memory, for which glibc takes the heap to pieces that it does not put together again:
-        # with micro-batches of other lengths in each step a rank grows for thousands of steps.
-        keep = "dirty_decay_ms:-1,muzzy_decay_ms:-1,oversize_threshold:0,thp:always"
+        # with micro-batches of other lengths in each step a rank grows for thousands of steps. One arena is for all
+        # threads, as what a thread frees is kept for its arena alone, and each save has a new thread.
+        keep = "narenas:1,dirty_decay_ms:-1,muzzy_decay_ms:-1,oversize_threshold:0,thp:always"
         allocator |= {_PRELOAD: str(jemalloc), _JEMALLOC: keep}
     return allocator
 

@@ -39,6 +39,22 @@ platform.spare_host()
 print(resident())
 """
 
+THREADS = """
+import threading, psutil
+resident = lambda: psutil.Process().memory_info().rss
+end, freed = threading.Event(), threading.Semaphore(0)
+def take():
+    torch.ones(10_000_000)  # 40 MB
+    freed.release()
+    end.wait()
+threads = [threading.Thread(target=take) for _ in range(12)]
+for number, thread in enumerate(threads):
+    thread.start()
+    freed.acquire()
+    if number in (1, 11):
+        print(resident())
+end.set()
+"""
 
 OWN = ("GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_CONF")
 TOLD = {"OMP_NUM_THREADS": "4", "OMP_WAIT_POLICY": "PASSIVE"}
@@ -56,7 +72,7 @@ def of_a_cpu_rank(request: pytest.FixtureRequest) -> list[int]:
     fork = (
         "import ctypes, os, torch\n"
         f"assert hasattr(ctypes.CDLL(None), 'mallctl') == {request.param == 'jemalloc'}\n"
-        f"for code in {[FAULTS, KEPT]}:\n"
+        f"for code in {[FAULTS, KEPT, THREADS]}:\n"
         "    os.fork() or (exec(code, dict(torch=torch)), os._exit(0))\n"
         "    os.wait()\n"
     )
@@ -79,9 +95,15 @@ def test_large_tensors_of_a_rank_on_the_cpu_cost_no_page_faults_once_there_were_
 
 
 def test_memory_that_a_rank_keeps_is_given_back_when_little_is_left_for_others(of_a_cpu_rank: list[int]) -> None:
-    freed, plenty, scarce = of_a_cpu_rank[1:]
+    freed, plenty, scarce = of_a_cpu_rank[1:4]
     assert plenty == pytest.approx(freed, rel=0.05)
     assert scarce < freed - 150_000_000
+
+
+@pytest.mark.parametrize("of_a_cpu_rank", ["jemalloc"], indirect=True)  # glibc does not come to it
+def test_what_one_thread_frees_the_next_one_has(of_a_cpu_rank: list[int]) -> None:
+    second, twelfth = of_a_cpu_rank[4:]
+    assert twelfth < second + 20_000_000, "half of what a thread takes"
 
 
 def test_only_a_rank_on_the_cpu_is_told_how_to_allocate() -> None:
