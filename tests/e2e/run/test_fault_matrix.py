@@ -18,7 +18,7 @@ from tests.fault_volleys import DISAGGREGATED, volleys
 pytestmark = pytest.mark.timeout(900)
 SCALE = 0.2
 """Of the times that faults last, and of a run's patience."""
-WORDS = (*RUN, "run.iterations=80", "cluster.answer_timeout_s=4")
+WORDS = (*RUN, "run.iterations=120", "cluster.answer_timeout_s=4")
 
 
 def test_a_run_to_which_everything_happens_again_and_again_has_the_weights_of_an_undisturbed_one(
