@@ -113,7 +113,8 @@ def _link(backend: str, facts: Sequence[Facts], nodes: Sequence[str], pair: tupl
     except RayError as error:
         return Link(sender, receiver, backend, None, last_line(error)[:200])
     finally:
-        for call in calls:
+        # Only what still runs: Ray ends a driver that cancels a task whose result it is just taking in.
+        for call in ray.wait(calls, num_returns=len(calls), timeout=0)[1] if calls else []:
             ray.cancel(call, force=True)
 
 
