@@ -4,7 +4,7 @@ Ray's own processes notice the death of their driver, but some of them only afte
 program with its own id, the seconds that processes get to end by themselves, and a pipe. It tells which processes and
 which folder belong to the session, and says "done" when it has ended them itself. If the pipe closes without that word,
 the driver was killed, or Ray has ended it, which it does without a line of ours where its own process dies at a bad
-moment: then this says so. Runs with the standard library only.
+moment: this says so. Runs with the standard library only.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ from typing import Any
 RAY_DIED = (
     "Ray's own process on this machine (its raylet) has died, and with it those of this command; "
     "the same command resumes a run"
+)
+ENDED = (
+    "this command was ended without a word, by somebody or by Ray, whose own process on this machine (its raylet) is "
+    "gone, too; the same command resumes a run"
 )
 RAY_NOT_STARTED = "this command was ended while it started Ray, which may have printed why; run it again"
 
@@ -99,8 +103,9 @@ def main() -> None:
     orders.hear()
     if (order := orders.last) in (None, "done"):
         return
-    said = RAY_NOT_STARTED if order["starts"] else RAY_DIED if orders.raylet_ended_first else None
-    if said is not None:
+    if order["starts"] or order["raylet"] is not None:
+        # Where both had ended before this one got a core, nobody can say any more which one was the first.
+        said = RAY_NOT_STARTED if order["starts"] else RAY_DIED if orders.raylet_ended_first else ENDED
         with contextlib.suppress(OSError):
             os.write(2, f"error: {said}\n".encode())
     time.sleep(float(sys.argv[2]))

@@ -78,7 +78,7 @@ def said(folder: Path, does: str, *processes: int) -> str:
 def test_a_driver_that_was_killed_leaves_neither_processes_nor_the_folder(
     folder: Path, left_behind: subprocess.Popen[bytes]
 ) -> None:
-    assert said(folder, "is killed", left_behind.pid) == "", "nobody has to be told"
+    assert said(folder, "is killed", left_behind.pid) == f"error: {reaper.ENDED}\n"
     assert left_behind.wait(timeout=5) == -9
     assert not folder.exists()
 
@@ -96,11 +96,13 @@ def test_after_done_nothing_is_touched_or_said(folder: Path, left_behind: subpro
         ("loses Ray", reaper.RAY_DIED),
         ("loses Ray and says so", None),
         ("stops Ray and is killed", None),
-        ("is stopped", None),
-        ("exits", None),
+        ("is stopped", reaper.ENDED),
+        ("exits", reaper.ENDED),
     ],
 )
-def test_it_is_said_where_ray_ended_the_driver_and_only_there(does: str, says: str | None, folder: Path) -> None:
+def test_what_is_known_of_the_drivers_end_is_said_unless_it_was_ending_ray(
+    does: str, says: str | None, folder: Path
+) -> None:
     assert said(folder, does) == ("" if says is None else f"error: {says}\n")
     assert not folder.exists()
 
