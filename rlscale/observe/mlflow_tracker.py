@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlscale.config.errors import UserError
+from rlscale.config.errors import UserError, first_line
 from rlscale.observe.formatting import visible
 from rlscale.observe.summary import Summary
 from rlscale.observe.trackers import TrackedRun, environment, finite_numbers
@@ -50,7 +50,7 @@ class MlflowTracker:
                 self._id: str | None = self._opened(run)
             except (MlflowException, OSError) as error:
                 raise UserError(
-                    f"tracker=mlflow: {uri or 'the run folder'} cannot be written ({_first_line(error)}); correct "
+                    f"tracker=mlflow: {uri or 'the run folder'} cannot be written ({first_line(error)}); correct "
                     "tracker.known.mlflow.uri"
                 ) from error
 
@@ -75,7 +75,7 @@ class MlflowTracker:
         except Exception as error:  # of a connection, or of the server
             self._failures += 1
             more = "; it is sent no more of this run, metrics.jsonl has all" if self._failures == _FAILURES else ""
-            _warn("MLflow did not take iteration %d: %s%s", iteration, _first_line(error), more)
+            _warn("MLflow did not take iteration %d: %s%s", iteration, first_line(error), more)
 
     def close(self) -> None:
         """Tell MLflow that the run is over, and by its summary how it ended. May be called twice."""
@@ -87,7 +87,7 @@ class MlflowTracker:
             with environment(_SHORT):
                 self._client.set_terminated(run, _STATUS.get(summary.status if summary else "", "FINISHED"))
         except Exception as error:  # as in log
-            _warn("MLflow was not told that the run is over: %s", _first_line(error))
+            _warn("MLflow was not told that the run is over: %s", first_line(error))
 
     def _opened(self, run: TrackedRun) -> str:
         """The id of the run in MLflow: that of the folder where it has one and nothing of it is to be replaced."""
@@ -140,7 +140,3 @@ def _named(name: str) -> str:
 
 def _warn(text: str, *values: Any) -> None:
     logging.getLogger(__name__).warning(text, *values)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

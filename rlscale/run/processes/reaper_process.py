@@ -18,7 +18,7 @@ GRACE_S = 2.0
 
 
 class ReaperProcess:
-    """Ends what a local Ray has started, should this process be killed, and says so should Ray end it.
+    """Ends what a local Ray has started, should this process end without a word, and says what is known of that end.
 
     Start it before Ray.
     """
