@@ -68,7 +68,8 @@ class Assembly:
         self._forks = forks
         self._scratch = Path(config.run.scratch).resolve()
         cluster = config.cluster
-        self._calls = Calls(stop, cluster.call_timeout_s, str(folder.logs), cluster.answer_timeout_s, host)
+        limits = cluster.call_timeout_s, str(folder.logs), cluster.answer_timeout_s
+        self._calls = Calls(stop, *limits, host, cluster.hang_factor)
         needs = Needs.of(config)
         self._supervised, self._trains, self._generates = needs.supervised, needs.trains, needs.engines
         self._served, self._syncs = ServedFolders(self._scratch), SyncFolders(folder.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from traceback import format_exception
@@ -13,9 +14,11 @@ from ray.exceptions import ActorUnschedulableError, OutOfMemoryError, RayActorEr
 from rlscale.config.errors import UserError
 from rlscale.run.processes.actor_host import ActorHost, RayActors
 from rlscale.run.processes.error_log import ErrorLog
+from rlscale.run.processes.hang_limits import HangLimits
 from rlscale.run.processes.run_failed import RunFailed
 from rlscale.run.processes.stop_signal import StopSignal
 from rlscale.run.processes.watched import actor_of
+from rlscale.serve.pulse import Patience
 
 POLL_S = 0.25
 _STACKS = "hang"
@@ -39,6 +42,10 @@ _SAID_OF_MEMORY = ("DefaultCPUAllocator", "ALLOC_FAILED")
 """The same where there was no memory."""
 
 
+_READ_ON = re.compile(r"\. (?:See|The same command) ")
+"""Where an error begins to say what to do about it."""
+
+
 class ProcessLost(RunFailed):
     """A process that was waited for is dead, frozen or late, ran out of memory, or lost its peers.
 
@@ -58,18 +65,24 @@ class ProcessLost(RunFailed):
     @property
     def brief(self) -> str:
         """What happened, without where to read on."""
-        return str(self).partition(". ")[0]
+        return _READ_ON.split(str(self), maxsplit=1)[0]
 
 
 class Calls:
     """Waits for remote calls on behalf of the driver."""
 
     def __init__(
-        self, stop: StopSignal, timeout_s: float, logs: str, frozen_s: float, host: ActorHost | None = None
+        self,
+        stop: StopSignal,
+        timeout_s: float,
+        logs: str,
+        frozen_s: float,
+        host: ActorHost | None = None,
+        hang_factor: float | None = None,
     ) -> None:
         """`frozen_s`: how long a process that is waited for may be frozen (SIGSTOP) before the run ends.
 
-        `host`: who has what is called; by default Ray.
+        `host`: who has what is called; by default Ray. `hang_factor`: see `HangLimits`; None: only `timeout_s` counts.
         """
         self._stop = stop
         self._frozen_s = frozen_s
@@ -78,6 +91,7 @@ class Calls:
         self.processes = self.host.processes()
         """Of the actors that are waited for."""
         self._timeout_s = timeout_s
+        self._limits = HangLimits(hang_factor, frozen_s)
         self._logs = logs
         self.errors = ErrorLog(logs)
         self.failed = False
@@ -111,15 +125,20 @@ class Calls:
         limit: str = "cluster.call_timeout_s",
         meanwhile: Callable[[], None] | None = None,
         heed_stop: bool = False,
+        measured: bool = False,
     ) -> list[Any]:
         """The results of `refs`, in order.
 
         `limit` names the key that `timeout_s` comes from. `meanwhile` runs between polls (it may heal engines). With
-        `heed_stop`, a stop signal ends the wait with StopRequested. Raises RunFailed when a call raises, ProcessLost
-        when it dies, is not back after `timeout_s` seconds, or the process that has it is frozen, and RayDied when
-        Ray is dead.
+        `heed_stop`, a stop signal ends the wait with StopRequested. `measured` calls of one name, `what`, do the same
+        each time, so that one that takes many times as long hangs (`HangLimits`). Raises RunFailed when a call raises,
+        ProcessLost when it dies, is not back after `timeout_s` seconds, or the process that has it is frozen, and
+        RayDied when Ray is dead.
         """
-        pending, deadline = list(refs), self.host.clock() + (timeout_s or self._timeout_s)
+        timeout_s = timeout_s or self._timeout_s
+        if measured and (shorter := self._limits.of(what)) is not None and shorter < timeout_s:
+            timeout_s, limit = shorter, f"cluster.hang_factor, {self._limits.why(what)}"
+        pending, patience = list(refs), Patience(self.host.clock)
         while pending:
             self.host.check()
             done, pending = self.host.wait(pending, POLL_S)
@@ -130,12 +149,12 @@ class Calls:
             if meanwhile is not None:
                 meanwhile()
             self._refuse_frozen(pending, what, refs)
-            if pending and self.host.clock() > deadline:
-                late = [number for number, ref in enumerate(refs) if ref in pending]
-                who = f"rank {late[0]}" if len(late) == 1 and len(refs) > 1 else f"{late} of {len(refs)}"
-                waited = f"{what} did not finish within {timeout_s or self._timeout_s:.0f} s ({limit})"
-                others = f": waiting for {who}, the others are done" if len(refs) > 1 else ""
-                raise ProcessLost(f"{waited}{others}. {self._what_they_do()}", refs, from_within=True)
+            if patience.look(True) > timeout_s and pending:
+                if measured:
+                    self._limits.took(what, timeout_s)
+                raise self._late(f"{what} did not finish within {timeout_s:.0f} s ({limit})", pending, refs)
+        if measured:
+            self._limits.took(what, patience.seconds)
         return [self._result(ref, what, refs) for ref in refs]
 
     def one(self, ref: Any, what: str, **options: Any) -> Any:
@@ -157,6 +176,13 @@ class Calls:
                 late = f"{what} did not finish within {self._timeout_s:.0f} s (cluster.call_timeout_s)"
                 raise RunFailed(f"{late}. {self._what_they_do()}")
             self.host.sleep(POLL_S)
+
+    def _late(self, said: str, pending: Sequence[Any], refs: Sequence[Any]) -> ProcessLost:
+        """What is lost where those of the calls `refs` that are `pending` are not back in time."""
+        late = [number for number, ref in enumerate(refs) if ref in pending]
+        who = f"rank {late[0]}" if len(late) == 1 and len(refs) > 1 else f"{late} of {len(refs)}"
+        others = f": waiting for {who}, the others are done" if len(refs) > 1 else ""
+        return ProcessLost(f"{said}{others}. {self._what_they_do()}", refs, from_within=True)
 
     def _what_they_do(self) -> str:
         """For a message: the function that each process is in; their whole stacks are written down."""

@@ -30,6 +30,7 @@ from rlscale.weights.transports.route import Route
 
 _GONE_S = 10.0
 """How long ranks that were ended may take to give back what they held."""
+_STEP = "training step"
 _CHECKING = "checking the checkpoint"
 _ENGINES_FIRST = 2.0
 """How many times `weights.timeout_s` the driver waits for ranks that talk to engines: these wait for that long
@@ -154,7 +155,7 @@ class TrainerGroup:
             self._load_again(recoveries)
         for steps in self._redo.since(copied):
             self._calls.check_stop()
-            self._calls.wait(self._train(steps), "training step")
+            self._calls.wait(self._train(steps), _STEP, measured=True)
         return copied
 
     def _load_again(self, recoveries: Recoveries) -> None:
@@ -178,7 +179,7 @@ class TrainerGroup:
         makes steps, and metrics of the policy's are missing.
         """
         steps = Steps([self._calls.host.put(shard) for shard in shards], version, force_old, policy)
-        metrics: dict[str, float] = self._ask(lambda: self._train(steps), "training step")[0]
+        metrics: dict[str, float] = self._ask(lambda: self._train(steps), _STEP, measured=True)[0]
         if self._recoveries is not None and self._recoveries.wanted:
             self._redo.steps.append(steps)
             self._copy_state(self._recoveries)
@@ -217,7 +218,7 @@ class TrainerGroup:
                 return [rank.values.remote(ref) for rank, ref in self._dealt(refs)]
             return [rank.logprobs.remote(ref, one.model, None) for rank, ref in self._dealt(refs)]
 
-        answers = self._ask(calls, f"pass for {one.column}")
+        answers = self._ask(calls, f"pass for {one.column}", measured=True)
         column = np.zeros(batch.tokens_total, np.float32)
         for number, answer in zip(self._parts_of, answers, strict=True):
             if answer is not None:  # one rank of each shard answers

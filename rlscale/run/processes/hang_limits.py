@@ -1,0 +1,37 @@
+"""How long a call may take by how long such calls took before: one that hangs is noticed long before its deadline.
+
+The deadline of all calls has to allow for the longest of a large run, half an hour; a step that takes two seconds and
+is not back after two minutes is not going to be. So every kind of call is measured, and its limit is a multiple of the
+longest of its kind.
+"""
+
+from __future__ import annotations
+
+_SILENCES = 6.0
+"""No limit is below so many times the silence that is granted to a process: a machine may halt for a while."""
+
+
+class HangLimits:
+    """The limits of each kind of call, in seconds."""
+
+    def __init__(self, factor: float | None, silence_s: float) -> None:
+        """`factor`: how many times the longest call before; None: no call has a limit.
+
+        `silence_s`: how long a process that is waited for may be silent.
+        """
+        self._factor, self._least_s = factor, _SILENCES * silence_s
+        self._longest: dict[str, float] = {}
+
+    def of(self, kind: str) -> float | None:
+        """The limit of a call of this kind; None for the first one, which compiles and warms up whatever it needs."""
+        if self._factor is None or kind not in self._longest:
+            return None
+        return max(self._factor * self._longest[kind], self._least_s)
+
+    def why(self, kind: str) -> str:
+        """What the limit of a kind is made of, for a message: `20 times the longest before, 0.9 s, but at least 120 s`."""
+        return f"{self._factor:g} times the longest before, {self._longest[kind]:.3g} s, but at least {self._least_s:g} s"
+
+    def took(self, kind: str, seconds: float) -> None:
+        """A call took so long, or was given up after that: a step that is only slow must get further the next time."""
+        self._longest[kind] = max(self._longest.get(kind, 0.0), seconds)

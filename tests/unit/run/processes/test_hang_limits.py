@@ -1,0 +1,90 @@
+"""A call that takes many times as long as those of its kind hangs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlscale.run.processes.actor_host import RayActors
+from rlscale.run.processes.hang_limits import HangLimits
+from rlscale.run.processes.remote_calls import Calls, ProcessLost
+from rlscale.run.processes.stop_signal import StopSignal
+
+Waits = Callable[..., Any]
+
+
+def test_a_limit_is_a_multiple_of_the_longest_of_its_kind_and_not_below_six_silences() -> None:
+    limits = HangLimits(20.0, 20.0)
+    assert limits.of("training step") is None, "the first one compiles"
+    for seconds in (4.0, 9.0, 5.0):
+        limits.took("training step", seconds)
+    limits.took("pass for logprobs", 1.0)
+    assert (limits.of("training step"), limits.of("pass for logprobs")) == (180.0, 120.0)
+    assert limits.why("training step") == "20 times the longest before, 9 s, but at least 120 s"
+
+
+def test_without_a_factor_there_is_no_limit() -> None:
+    limits = HangLimits(None, 20.0)
+    limits.took("training step", 4.0)
+    assert limits.of("training step") is None
+
+
+@pytest.fixture
+def waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Waits:
+    """Waits for a call that takes so many seconds, of a clock that goes a second on at each poll."""
+    now = [0.0]
+    host = RayActors()
+
+    def wait(refs: list[float], _: float) -> tuple[list[float], list[float]]:
+        now[0] += 1.0
+        return [ref for ref in refs if now[0] >= ref], [ref for ref in refs if now[0] < ref]
+
+    monkeypatch.setattr(host, "wait", wait)
+    monkeypatch.setattr(host, "clock", lambda: now[0])
+    monkeypatch.setattr(host, "get", lambda ref: ref)
+    calls = Calls(StopSignal(), 1000.0, str(tmp_path), 2.0, host, hang_factor=10.0)
+    monkeypatch.setattr(calls.processes, "write_stacks", lambda folder: {})
+
+    def waiting(seconds: float, what: str = "training step", **options: Any) -> float:
+        began = now[0]
+        calls.one(began + seconds, what, **options)
+        return now[0] - began
+
+    return waiting
+
+
+def test_a_step_that_hangs_is_lost_long_before_the_deadline_of_all_calls(waits: Waits) -> None:
+    waits(50, measured=True)
+    waits(3, "pass for logprobs", measured=True)
+    assert waits(400, measured=True) == 400, "it may take ten times the 50 s of the first"
+    late = r"pass for logprobs did not finish within 30 s \(cluster\.hang_factor, 10 times the longest before, 3 s"
+    with pytest.raises(ProcessLost, match=late) as caught:
+        waits(500, "pass for logprobs", measured=True)
+    assert caught.value.from_within
+
+
+def test_a_step_that_is_only_slow_gets_further_when_it_is_made_again(waits: Waits) -> None:
+    waits(3, measured=True)
+    with pytest.raises(ProcessLost, match="within 30 s"):
+        waits(200, measured=True)
+    assert waits(200, measured=True) == 200
+
+
+def test_calls_that_are_not_alike_have_the_deadline_of_all(waits: Waits) -> None:
+    waits(1)
+    assert waits(900) == 900
+    waits(1, measured=True)
+    assert waits(900) == 900
+    with pytest.raises(ProcessLost, match=r"within 1000 s \(cluster\.call_timeout_s\)"):
+        waits(1100)
+
+
+def test_the_shorter_of_the_two_counts(waits: Waits) -> None:
+    waits(150, measured=True)
+    with pytest.raises(ProcessLost, match=r"within 1000 s \(cluster\.call_timeout_s\)"):
+        waits(1100, measured=True)
+    with pytest.raises(ProcessLost, match=r"within 5 s \(weights\.timeout_s\)"):
+        waits(9, measured=True, timeout_s=5.0, limit="weights.timeout_s")
