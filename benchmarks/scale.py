@@ -9,7 +9,8 @@ killed or stopped; a tenth of them is killed at once, then another tenth stopped
 more than any has. `healing`: what the driver does when a tenth of the engines of as many machines as it takes, eight on
 each, has ended: with launchers that take a second for a restart and a millisecond for an answer.
 
-CPU seconds of the process that makes the call. The last column is the exponent of the size by which a figure grows: 1
+CPU seconds of the process that makes the call, without the passes of Python's garbage collector, which fall into whatever
+call happens to make the object that starts one: they have a row of their own for each kind of run. The last column is the exponent of the size by which a figure grows: 1
 is in proportion. Each size runs in a process of its own.
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import math
 import random
@@ -24,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -60,9 +62,34 @@ LIMIT_S = 300.0
 PER_MACHINE, RESTART_S, ANSWER_S = 8, 1.0, 0.001
 
 
+class Collector:
+    """How long the passes of Python's garbage collector took, from the block's beginning on."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        """CPU seconds of all passes so far."""
+        self._began = 0.0
+
+    def __enter__(self) -> Collector:
+        gc.callbacks.append(self._heed)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        gc.callbacks.remove(self._heed)
+
+    def _heed(self, phase: str, told: Mapping[str, int]) -> None:
+        if phase == "start":
+            self._began = time.process_time()
+        else:
+            self.seconds += time.process_time() - self._began
+
+
+COLLECTOR = Collector()
+
+
 def cpu_s() -> float:
-    """Of this process so far."""
-    return time.process_time()
+    """Of this process so far, without the passes of the garbage collector."""
+    return time.process_time() - COLLECTOR.seconds
 
 
 def rss() -> float:
@@ -103,7 +130,7 @@ def one_batch(folder: Path, engines: int, groups: int) -> dict[str, float]:
         timed, prefix = Timed(), "one batch: "
         spec, fleet = service_of(folder, engines, groups, 0)
         service = await started(spec, fleet)
-        before, began = rss(), cpu_s()
+        before, began, passes = rss(), cpu_s(), COLLECTOR.seconds
         await service.resume(0)
         waiting = asyncio.create_task(service.next_batch())
         while fleet.started.begun < groups * SAMPLES // 2:
@@ -112,6 +139,7 @@ def one_batch(folder: Path, engines: int, groups: int) -> dict[str, float]:
         state = await timed.call(prefix + "state_dict, half way", service.state_dict())
         await waiting
         timed.found[prefix + "generate, take"] = cpu_s() - began - sum(timed.found.values())
+        timed.found[prefix + "garbage collector until here"] = COLLECTOR.seconds - passes
         timed.found[prefix + "memory at its end"] = rss() - before
         await timed.call(prefix + "stats", service.stats())
         await timed.call(prefix + "state_dict", service.state_dict())
@@ -132,7 +160,7 @@ def four_batches(folder: Path, engines: int, groups: int) -> dict[str, float]:
         timed, prefix = Timed(), "four batches: "
         spec, fleet = service_of(folder, engines, groups // BATCHES, STALENESS)
         service = await started(spec, fleet)
-        began = cpu_s()
+        began, passes = cpu_s(), COLLECTOR.seconds
         await service.resume(0)
         for version in range(1, BATCHES + 1):
             await service.next_batch()
@@ -147,6 +175,7 @@ def four_batches(folder: Path, engines: int, groups: int) -> dict[str, float]:
             await timed.call(prefix + "state_dict, a batch ready", service.state_dict())
         await timed.call(prefix + "next_batch, a batch ready", service.next_batch())
         timed.found[prefix + "all"] = cpu_s() - began
+        timed.found[prefix + "garbage collector, all"] = COLLECTOR.seconds - passes
         await service.close()
         return timed.found
 
@@ -265,7 +294,7 @@ def main() -> None:
     if options.one:
         found: dict[str, float] = {}
         for measure in PARTS[options.one[0]]:
-            with tempfile.TemporaryDirectory() as folder:
+            with tempfile.TemporaryDirectory() as folder, COLLECTOR:
                 found |= measure(Path(folder), int(options.one[1]), int(options.one[2]))
         print(json.dumps(found))
         return
