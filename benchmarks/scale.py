@@ -9,9 +9,9 @@ killed or stopped; a tenth of them is killed at once, then another tenth stopped
 more than any has. `healing`: what the driver does when a tenth of the engines of as many machines as it takes, eight on
 each, has ended: with launchers that take a second for a restart and a millisecond for an answer.
 
-CPU seconds of the process that makes the call, without the passes of Python's garbage collector, which fall into whatever
-call happens to make the object that starts one: they have a row of their own for each kind of run. The last column is the exponent of the size by which a figure grows: 1
-is in proportion. Each size runs in a process of its own.
+CPU seconds of the process that makes the call, without the passes of Python's garbage collector: they fall into
+whatever call makes the object that starts one, and have a row of their own for each kind of run. The last column is the
+exponent of the size by which a figure grows: 1 is in proportion. Each size runs in a process of its own.
 """
 
 from __future__ import annotations

@@ -29,8 +29,10 @@ class HangLimits:
         return max(self._factor * self._longest[kind], self._least_s)
 
     def why(self, kind: str) -> str:
-        """What the limit of a kind is made of, for a message: `20 times the longest before, 0.9 s, but at least 120 s`."""
-        return f"{self._factor:g} times the longest before, {self._longest[kind]:.3g} s, but at least {self._least_s:g} s"
+        """What the limit of a kind is made of: `20 times the longest before, 0.9 s, but at least 120 s`."""
+        return (
+            f"{self._factor:g} times the longest before, {self._longest[kind]:.3g} s, but at least {self._least_s:g} s"
+        )
 
     def took(self, kind: str, seconds: float) -> None:
         """A call took so long, or was given up after that: a step that is only slow must get further the next time."""

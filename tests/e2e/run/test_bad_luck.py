@@ -294,7 +294,9 @@ def test_a_step_that_hangs_is_made_again_by_other_ranks_and_a_line_says_where_it
     ended = run(tmp_path, *short, *given, "cluster.answer_timeout_s=2")
     assert ended.code == 0, ended.text
     folder = only_run(tmp_path)
-    assert re.search(r"training step did not finish within \d+ s \(cluster.hang_factor, 20 times the longest", ended.text)
+    assert re.search(
+        r"training step did not finish within \d+ s \(cluster.hang_factor, 20 times the longest", ended.text
+    )
     assert "rank 0 is in loss (my_loss.py:16)" in ended.text
     assert "the trainer's ranks are back" in ended.text
     assert [line["iteration"] for line in metrics(folder)] == [1, 2, 3, 4]

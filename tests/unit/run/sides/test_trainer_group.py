@@ -50,7 +50,9 @@ def pass_for(column: str, model: str | None = None) -> Pass:
 def group() -> TrainerGroup:
     """Two data-parallel places of two ranks each."""
     group = TrainerGroup.__new__(TrainerGroup)
-    group._calls = SimpleNamespace(wait=lambda calls, _, **options: calls, host=SimpleNamespace(put=lambda value: value))  # type: ignore[assignment]
+    group._calls = SimpleNamespace(
+        wait=lambda calls, _, **options: calls, host=SimpleNamespace(put=lambda value: value)
+    )  # type: ignore[assignment]
     ranks = [Rank(False), Rank(True), Rank(False), Rank(True)]
     group._actors = SimpleNamespace(handles=ranks)  # type: ignore[assignment]
     group._parts_of = [0, 0, 1, 1]
