@@ -88,6 +88,15 @@ class Trainer(Protocol):
         """Leave the other ranks."""
 
 
+class TellsParts(Trainer, Protocol):
+    """What is asked besides of a trainer whose state may be saved although a step of an iteration has failed."""
+
+    def part_made(self) -> bool:
+        """Whether steps of an iteration were begun that did not come to its end: they would be made twice by a run that
+        continues. Not collective.
+        """
+
+
 class CopiesState(Trainer, Protocol):
     """What is asked besides of a trainer whose state is copied in memory for lost ranks (`checkpoint.in_memory`)."""
 

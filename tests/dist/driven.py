@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from scenarios import gathered, open_trainer, whole_column
 from training_data import MAX_RESPONSE_TOKENS, collect, divide_for, make_spec
 
@@ -179,5 +181,30 @@ def train_critic_and_export(
         trainer.save(saved)
         trainer.export(folder, "critic")
         return column(trainer, Pass("values", COLUMNS["values"], Moment.batch), spec, batch)
+    finally:
+        trainer.close()
+
+
+def break_off(
+    rank: int, world_size: int, address: str, port: int, spec: TrainerSpec, batch: Batch
+) -> list[tuple[int, bool]]:
+    """Iterations that fail in their first step, in none, and in their second: steps begun by then, and `part_made`."""
+    trainer = open_trainer(rank, world_size, address, port, spec)
+    policy = trainer._roster.trained("policy")
+    told = [(policy.steps_begun, trainer.part_made())]
+    whole = policy._step
+    try:
+        for version, failing in enumerate((0, None, 1)):
+
+            def step(number: int, *given: Any, failing: int | None = failing) -> None:
+                if number == failing:
+                    raise RuntimeError("no step")
+                whole(number, *given)
+
+            policy._step = step
+            with nullcontext() if failing is None else pytest.raises(RuntimeError, match="no step"):
+                iterate(trainer, spec, batch, version)
+            told.append((policy.steps_begun, trainer.part_made()))
+        return told
     finally:
         trainer.close()

@@ -14,7 +14,7 @@ import scenarios
 import torch
 from rank_pool import RankFailed, RankPool
 from tiny_models import make_model, with_configured_norms
-from training_data import divide, make_batch, make_spec
+from training_data import collect, divide, make_batch, make_spec
 
 from rlscale.config.schema.optim_config import OptimConfig
 from rlscale.config.schema.trainer_config import Recompute, TrainerConfig
@@ -263,3 +263,12 @@ def test_bad_options_are_refused_with_the_key(pool: RankPool, models: dict[str, 
 def test_names_shapes_and_configuration_agree_with_mbridge(model: str, pool: RankPool, models: dict[str, Path]) -> None:
     (differences,) = pool.run(scenarios.mapping_of_mbridge, make_spec(models[model]), world_size=1)
     assert differences == {"weights": [], "config": {}}
+
+
+def test_ranks_tell_whether_some_steps_of_an_iteration_were_made_and_not_all(
+    pool: RankPool, models: dict[str, Path]
+) -> None:
+    algo = replace(driven.shipped("grpo"), steps_per_iteration=2)
+    spec = driven.spec_of(algo, models, parallel={"data": 2})
+    told = pool.run(driven.break_off, spec, collect(algo), world_size=2)
+    assert told == [[(0, False), (0, False), (4, False), (5, True)]] * 2  # two steps, in two epochs

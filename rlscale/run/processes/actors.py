@@ -154,6 +154,10 @@ class TrainerActor(_Actor):
             metrics: dict[str, float] = self._trainer.train_shard(shard, version, force_old, policy)
         return metrics
 
+    def part_made(self) -> bool:
+        """What Trainer.part_made says; True of a trainer that cannot tell."""
+        return not hasattr(self._trainer, "part_made") or bool(self._trainer.part_made())
+
     def busy(self) -> list[tuple[str, float, float]]:
         """What the rank did since the last call: name, start and end in seconds since 1970."""
         taken, self._busy = self._busy, []

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from traceback import format_exception
 from typing import Any
@@ -111,10 +112,14 @@ class Calls:
         """Raises StopRequested once the user wants the run to end."""
         self._stop.check()
 
-    def shorten(self, timeout_s: float) -> None:
-        """Wait no longer than this from now on: something has failed, and others may hang because of it."""
-        self.failed = True
-        self._timeout_s = min(self._timeout_s, timeout_s)
+    @contextmanager
+    def shortened(self, timeout_s: float) -> Iterator[None]:
+        """Within the block wait no longer than this: something has failed, and others may hang because of it."""
+        before, self._timeout_s = self._timeout_s, min(self._timeout_s, timeout_s)
+        try:
+            yield
+        finally:
+            self._timeout_s = before
 
     def wait(
         self,

@@ -28,7 +28,8 @@ from rlscale.run.sessions.save_schedule import SaveSchedule
 from rlscale.run.sessions.saver import Saver
 from rlscale.run.sides.group_source import GroupSource
 
-_SAVE_AFTER_FAILURE_S = 10.0
+_ANSWER_AFTER_FAILURE_S = 10.0
+"""How long those who would save may be silent after a failure, which may be why they hang."""
 STOP_LOSS_WINDOW = 10
 """Losses of so many iterations are averaged where `run.stop_loss` ends a run."""
 
@@ -191,14 +192,13 @@ class Session(ABC):
     def save_and_stop(self) -> None:
         """The user asked to stop: save what is done, so that the same command goes on from here."""
         self._finish_saving(wait=True)
-        if self._worth_saving:
+        if self._is_worth_saving():
             if self.state.iteration > self._recorded:  # cut off in the sync after its steps, which nobody makes again
                 self._log(self._state_to_save())
             self.records.phase("saving a checkpoint before stopping")
             self._save_last()
 
-    @property
-    def _worth_saving(self) -> bool:
+    def _is_worth_saving(self) -> bool:
         """Whether there is anything that no checkpoint has."""
         return self.state.iteration > self._saved_at and self.state.iteration > 0
 
@@ -207,12 +207,18 @@ class Session(ABC):
         self.save()
 
     def save_after_failure(self) -> None:
-        """Something failed: save what is done if the trainer still answers; the failure itself is reported anyway."""
-        self._calls.shorten(_SAVE_AFTER_FAILURE_S)
+        """Something failed: save what is done if all still answer; the failure itself is reported anyway."""
+        self._calls.failed = True
         try:
-            self.save_and_stop()
+            with self._calls.shortened(_ANSWER_AFTER_FAILURE_S):
+                self._refuse_silence()
+            self.save_and_stop()  # in the time that it takes: they are there
         except (UserError, StopRequested):
             self.records.note("no checkpoint could be written after the failure; the last one still stands")
+
+    def _refuse_silence(self) -> None:
+        """UserError where one who has a part of what is saved does not answer."""
+        self._group_source.stats()
 
     def _resume(self) -> None:
         newest = usable_checkpoint(self._saver.store, self._damaged, self.records.note) if self.folder.resumed else None

@@ -45,6 +45,7 @@ class TrainingSession(Session):
         self._trainer, self._engines = trainer, engines
         self._unsynced = False  # whether steps were made whose weights no engine has yet
         self._trustworthy = True  # whether the trainer's state is worth saving
+        self._in_steps = False  # whether the steps of an iteration may have begun that is not done
         self._needs = Needs.of(self.config)
         self._evaluations = evaluations(self.state, self.measure)
 
@@ -69,18 +70,24 @@ class TrainingSession(Session):
                 batch, self.config.algo, max_response_tokens=self.config.rollout.max_response_tokens
             )
             self._keep_tokens(groups, batch, parts)
+            self._in_steps = True
             metrics = prepared | self._steps(split(batch, plan))
+            self._count(metrics)
+        metrics["oversized_samples"] = float(plan.oversized)
+        self._metrics |= metrics
         self.records.ranks(self._trainer.busy())
-        self.records.skipped_steps(self.state.iteration + 1, metrics)
+        self.records.skipped_steps(self.state.iteration, metrics)
         self._check_metrics(metrics)
-        self._untrained, self._unsynced = False, True
+        self._metrics |= self._measured(groups, batch)
+
+    def _count(self, metrics: dict[str, float]) -> None:
+        """The steps are made, and what happens from here on makes none of them again: the iteration is done."""
+        self._in_steps, self._untrained, self._unsynced = False, False, True
         self.state.steps += int(metrics.get("steps", 0))
         self.state.iteration += 1
         self._evaluations.iteration_done()
         if "loss" in metrics:  # not where every step was skipped, nor in the critic's warm-up
             self.state.recent_losses = [*self.state.recent_losses, metrics["loss"]][-STOP_LOSS_WINDOW:]
-        metrics["oversized_samples"] = float(plan.oversized)
-        self._metrics |= self._measured(groups, batch) | metrics
 
     def _profiled(self, iteration: int) -> AbstractContextManager[None]:
         """Where the iteration is one to be profiled, the ranks record what they compute."""
@@ -176,10 +183,25 @@ class TrainingSession(Session):
     def _version_to_save(self) -> int:
         """The weight version that a run which continues from now begins with."""
 
-    @property
-    def _worth_saving(self) -> bool:
-        """Not after a step that leaves nothing to go on from."""
-        return super()._worth_saving and self._trustworthy
+    def _is_worth_saving(self) -> bool:
+        """Not after a step that leaves nothing to go on from, nor after some steps of an iteration alone.
+
+        A run that continues would make those again.
+        """
+        if not super()._is_worth_saving() or not self._trustworthy:
+            return False
+        if not self._in_steps or self._trainer.awaits_others or not self._trainer.part_made():
+            return True
+        self.records.note(
+            f"no checkpoint is written, as some of the steps of iteration {self.state.iteration + 1} were made, and not "
+            "all; the last one still stands"
+        )
+        return False
+
+    def _refuse_silence(self) -> None:
+        super()._refuse_silence()
+        if not self._trainer.awaits_others:
+            self._trainer.part_made()
 
     def _save_last(self) -> None:
         """Engines that share the devices leave first. Nothing where ranks are lost: a run that ends gets no others."""
@@ -228,13 +250,13 @@ class TrainingSession(Session):
         for name, key in (("loss", "optim.lr"), ("critic_loss", "critic.optim.lr")):
             if not np.isfinite(metrics.get(name, 0.0)):
                 self._trustworthy = False
-                raise RunFailed(f"{name} of iteration {self.state.iteration + 1} is not finite; lower {key}")
+                raise RunFailed(f"{name} of iteration {self.state.iteration} is not finite; lower {key}")
         largest = metrics.get("logprob_diff_max", 0.0)
         if self.config.run.bitwise and largest > 0:
             self._trustworthy = False
             raise RunFailed(
                 f"trainer and engine log-probs of the same weights differ by {largest:.2e} in iteration "
-                f"{self.state.iteration + 1}, though run.bitwise=true; leave run.bitwise out"
+                f"{self.state.iteration}, though run.bitwise=true; leave run.bitwise out"
             )
         bound = self.config.weights.max_logprob_diff
         drift = metrics.get("logprob_diff_mean", 0.0)

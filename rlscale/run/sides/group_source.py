@@ -149,12 +149,16 @@ class Rollout:
         return found
 
     def pause(self, meanwhile: Callable[[], None]) -> None:
-        """No generation is in flight when this returns; `meanwhile` runs while waiting."""
-        self._calls.one(self._actor.call.remote("pause"), "rollout.pause", meanwhile=meanwhile)
+        """No generation is in flight when this returns; `meanwhile` runs while waiting. StopRequested on a stop signal."""
+        self._calls.one(self._actor.call.remote("pause"), "rollout.pause", meanwhile=meanwhile, heed_stop=True)
 
     def drain(self, urls: Sequence[str], meanwhile: Callable[[], None]) -> None:
-        """No request is under way in these engines when this returns, or keeps its tokens; the others generate on."""
-        self._calls.one(self._actor.call.remote("drain", list(urls)), "rollout.drain", meanwhile=meanwhile)
+        """No request is under way in these engines when this returns, or keeps its tokens; the others generate on.
+
+        StopRequested on a stop signal.
+        """
+        drained = self._actor.call.remote("drain", list(urls))
+        self._calls.one(drained, "rollout.drain", meanwhile=meanwhile, heed_stop=True)
 
     def leave(self, urls: Sequence[str]) -> None:
         """What is under way in these engines, which the router has left out, goes on in others when this returns.

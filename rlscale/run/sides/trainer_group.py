@@ -201,6 +201,10 @@ class TrainerGroup:
         told = steps.version, steps.force_old, steps.policy
         return [rank.train_shard.remote(ref, *told) for rank, ref in self._dealt(self._places.dealt(steps.shards))]
 
+    def part_made(self) -> bool:
+        """See TrainerSide. True, too, of a trainer that does not tell (`TellsParts`)."""
+        return any(self._calls.wait([rank.part_made.remote() for rank in self._ranks], "steps that were made"))
+
     def columns(self, one: Pass, shards: list[RankShard], batch: Batch) -> NDArray[np.float32]:
         """The column of a pass for every token of a batch divided into `shards`, float32 [tokens_total].
 

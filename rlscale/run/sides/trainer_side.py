@@ -33,6 +33,9 @@ class TrainerSide(Protocol):
     ) -> dict[str, float]:
         """One iteration's optimizer steps; metrics of them."""
 
+    def part_made(self) -> bool:
+        """Whether the ranks made, or may have made, some steps of an iteration that failed before its end."""
+
     def columns(self, one: Pass, parts: list[RankShard], batch: Batch) -> NDArray[np.float32]:
         """The column of a pass for every token of a batch divided into `parts`, float32 [tokens_total]."""
 

@@ -29,7 +29,7 @@ from rlscale.trainer.megatron.ranks import parallel
 from rlscale.trainer.megatron.ranks.determinism import ask_for_determinism
 from rlscale.trainer.megatron.roster.roster import Roster
 from rlscale.trainer.megatron.roster.state_copy import Arrays, Share, state_key
-from rlscale.trainer.megatron.steps import passes
+from rlscale.trainer.megatron.steps import passes, speed
 from rlscale.trainer.megatron.steps.routing_replay import PolicyRouting
 from rlscale.trainer.objective import Objective
 from rlscale.trainer.trainer_spec import TrainerSpec
@@ -61,6 +61,7 @@ class MegatronTrainer:
         self._transport: Transport | None = None
         self._route: Route | None = None
         self._receivers: Sequence[Receiver] = ()
+        self._begun_before: int | None = None  # steps, before an iteration that is not at its end
 
     def start(self, address: str, port: int) -> None:
         """Meet the other ranks at rank 0's address:port, build models and optimizers. UserError for what cannot be."""
@@ -76,6 +77,10 @@ class MegatronTrainer:
     def steps(self) -> int:
         """The policy's optimizer steps taken so far, skipped ones included."""
         return self._roster.steps
+
+    def part_made(self) -> bool:
+        """Whether steps of an iteration were begun that did not come to its end. Not collective."""
+        return self._begun_before is not None and self._roster.steps_begun > self._begun_before
 
     def data_parallel_rank(self) -> int:
         """Which shard of a batch this rank computes."""
@@ -95,7 +100,7 @@ class MegatronTrainer:
         A shard with `returns` (and `values`, `value_weight`) trains the critic first, in the same steps and epochs; its
         metrics begin with `critic_`. Without `policy` nothing else is trained. ValueError if nothing is to be trained.
         """
-        began = time.perf_counter()
+        began, self._begun_before = time.perf_counter(), self._roster.steps_begun
         steps = self._steps(shard)
         everything = [microbatch for step in steps for microbatch in step]
         metrics: dict[str, float] = {}
@@ -113,9 +118,11 @@ class MegatronTrainer:
         self._roster.keep(version)
         if policy:
             metrics |= self._train_policy(steps, version)
+        self._begun_before = None
         metrics["skipped_in_a_row"] = float(self._roster.skipped_in_a_row)
         self._platform.spare_host()
-        return metrics | self._counts(shard, everything, time.perf_counter() - began)
+        made, seconds = len(everything) * self._spec.algo.epochs_per_iteration, time.perf_counter() - began
+        return metrics | speed.sizes(shard.batch, made, self._spec.algo, seconds, self._ranks, self._platform)
 
     def logprobs(
         self, shard: RankShard, model: str = "policy", temperature: float | None = None
@@ -210,23 +217,6 @@ class MegatronTrainer:
             attend=self._roster.attends_in_batches,
             multiple=stages if interleaved else 1,
         )
-
-    def _counts(self, shard: RankShard, microbatches: Sequence[MicroBatch], seconds: float) -> dict[str, float]:
-        """Sizes and speed of an iteration over all data-parallel ranks."""
-        own = [float(shard.batch.tokens_total), float(shard.batch.rows)]
-        totals = torch.tensor(own, dtype=torch.float64, device=self._platform.device)
-        dist.all_reduce(totals, group=self._ranks.data_context_group)
-        tokens, rows = (totals / self._ranks.slicing.context_size).tolist()
-        peak = torch.tensor(float(self._platform.memory_peak_bytes()), dtype=torch.float64, device=totals.device)
-        dist.all_reduce(peak, op=dist.ReduceOp.MAX)
-        return {
-            "trained_tokens": tokens * self._spec.algo.epochs_per_iteration,
-            "trained_rows": rows,
-            "microbatches": float(len(microbatches) * self._spec.algo.epochs_per_iteration),
-            "train_seconds": seconds,
-            "train_tokens_per_s": tokens * self._spec.algo.epochs_per_iteration / seconds,
-            "memory_peak_gb": peak.item() / 1e9,
-        }
 
     # -- weights ------------------------------------------------------------------------------------------------------
 

@@ -82,6 +82,11 @@ class Roster:
         return self._trained["policy"].optimizer.steps
 
     @property
+    def steps_begun(self) -> int:
+        """Of all models that are trained, how many steps were begun."""
+        return sum(model.steps_begun for model in self._trained.values())
+
+    @property
     def skipped_in_a_row(self) -> int:
         """Steps skipped since the last one that was made, of the model that has skipped more."""
         return max(model.skipped_in_a_row for model in self._trained.values())

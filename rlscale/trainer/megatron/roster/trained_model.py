@@ -47,6 +47,8 @@ class TrainedModel:
         self._rounded = ServedWeights(self.model, spec.served) if rounds else None
         self.skipped_in_a_row = 0
         """Steps skipped since the last one that was made."""
+        self.steps_begun = 0
+        """Steps that the optimizer was told to make by this process, whatever became of them."""
         self._ranks, self._platform, self._bucket_bytes = ranks, platform, spec.weights.bucket_bytes(spec.device)
         self._reset_on_resume = spec.optim.reset_on_resume
         self._reset_steps = spec.optim.reset_every * spec.algo.steps_per_iteration * spec.algo.epochs_per_iteration
@@ -117,6 +119,7 @@ class TrainedModel:
                 bring_embedding(self.model, self._ranks)
             with self._watch.span(speed.PASSES), self.computing():
                 shares = passes.forward_backward(self.model, microbatches, loss)
+            self.steps_begun += 1
             with self._watch.span(speed.OPTIMIZER):
                 result = self.optimizer.step()
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if result.skipped else 0

@@ -14,6 +14,10 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
+from rlscale.config.schema.algo_config import AlgoConfig
+from rlscale.data.batches.batch import Batch
+from rlscale.platform.device import Platform
+from rlscale.trainer.megatron.ranks.parallel import Ranks
 from rlscale.trainer.megatron.steps.stopwatch import Stopwatch
 
 PASSES, REDUCTION, OPTIMIZER = "passes", "reduction", "optimizer"
@@ -49,3 +53,25 @@ def speed_metrics(
     if peak is not None:
         metrics["utilisation"] = per_device / peak
     return metrics
+
+
+def sizes(
+    own: Batch, microbatches: int, algo: AlgoConfig, seconds: float, ranks: Ranks, platform: Platform
+) -> dict[str, float]:
+    """What an iteration was made of, over all data-parallel ranks: metrics, the same on every rank; collective.
+
+    `own`: this rank's part of the batch. `microbatches`, `seconds`: of all its steps and epochs on this rank.
+    """
+    totals = torch.tensor([float(own.tokens_total), float(own.rows)], dtype=torch.float64, device=platform.device)
+    dist.all_reduce(totals, group=ranks.data_context_group)
+    tokens, rows = (totals / ranks.slicing.context_size).tolist()
+    peak = torch.tensor(float(platform.memory_peak_bytes()), dtype=torch.float64, device=totals.device)
+    dist.all_reduce(peak, op=dist.ReduceOp.MAX)
+    return {
+        "trained_tokens": tokens * algo.epochs_per_iteration,
+        "trained_rows": rows,
+        "microbatches": float(microbatches),
+        "train_seconds": seconds,
+        "train_tokens_per_s": tokens * algo.epochs_per_iteration / seconds,
+        "memory_peak_gb": peak.item() / 1e9,
+    }

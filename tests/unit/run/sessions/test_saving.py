@@ -13,6 +13,8 @@ from rlscale.config.composition.compose import compose
 from rlscale.config.errors import UserError
 from rlscale.run.disk.checkpoint import CheckpointFailed, load_progress
 from rlscale.run.disk.run_folder import RunFolder
+from rlscale.run.processes.remote_calls import Calls
+from rlscale.run.processes.run_failed import RunFailed
 from rlscale.run.processes.stop_signal import StopSignal
 from rlscale.run.sessions.evaluations import Evaluations
 from rlscale.run.sessions.reinforcement_session import ReinforcementSession
@@ -29,6 +31,7 @@ class Trainer:
         self.done, self.full, self.losses, self.awaits_others = False, False, 0, False
         self.copied: list[bool] = []
         self.dies_in: list[str] = []
+        self.part = self.silent = False
 
     def begin_save(self, folder: Path, copy: bool) -> None:
         if "bring_back" in self.dies_in:  # and others came, before anything was asked of them
@@ -49,6 +52,11 @@ class Trainer:
             raise UserError("rank 0: [Errno 28] No space left on device")
 
     def saved(self, checkpoint: Path) -> None: ...
+
+    def part_made(self) -> bool:
+        if self.silent:
+            raise RunFailed("steps that were made did not finish within 10 s")
+        return self.part
 
 
 class Records:
@@ -74,7 +82,10 @@ class Records:
 class GroupSource:
     """A rollout without state."""
 
-    def state_dict(self, *, trained: bool) -> None: ...
+    def state_dict(self, *, trained: bool) -> None:
+        self.trained = trained
+
+    def stats(self) -> None: ...
 
 
 def session(tmp_path: Path, *overrides: str) -> tuple[Any, Trainer, Records]:
@@ -82,8 +93,9 @@ def session(tmp_path: Path, *overrides: str) -> tuple[Any, Trainer, Records]:
     trainer: Any = Trainer()
     records: Any = Records()
     source: Any = GroupSource()
-    none: Any = None
-    parts = SessionParts(config, "hash", RunFolder(tmp_path), none, StopSignal(), source, records)
+    calls = Calls(StopSignal(), 1800.0, str(tmp_path), 20.0)
+    trainer.limit_s = lambda: calls._timeout_s
+    parts = SessionParts(config, "hash", RunFolder(tmp_path), calls, StopSignal(), source, records)
     kind = SupervisedSession if "algo=sft" in overrides else ReinforcementSession
     return kind(parts, trainer, NoEngines(), partial(Evaluations, config.eval, records)), trainer, records
 
@@ -205,3 +217,36 @@ def test_a_stop_while_ranks_are_lost_is_no_failure_and_says_that_nothing_was_sav
     assert (whole(tmp_path), trainer.copied) == ([], [])
     (note,) = records.notes
     assert note.startswith("no checkpoint could be written, as the trainer's ranks are lost")
+
+
+@pytest.mark.parametrize("ends", ["save_and_stop", "save_after_failure"])
+def test_some_steps_of_an_iteration_are_not_saved_for_they_would_be_made_twice(ends: str, tmp_path: Path) -> None:
+    run, trainer, records = session(tmp_path)
+    run.state.iteration, run._untrained, run._in_steps, trainer.part = 7, True, True, True
+    getattr(run, ends)()
+    assert (whole(tmp_path), trainer.copied) == ([], [])
+    (note,) = records.notes
+    assert note == (
+        "no checkpoint is written, as some of the steps of iteration 8 were made, and not all; the last one still stands"
+    )
+
+
+def test_an_iteration_that_failed_before_its_first_step_is_made_by_the_run_that_continues(tmp_path: Path) -> None:
+    run, _, records = session(tmp_path)
+    run.state.iteration, run._untrained, run._in_steps = 7, True, True
+    run.save_after_failure()
+    assert (whole(tmp_path), run._group_source.trained, records.notes) == ([7], False, [])
+
+
+def test_after_a_failure_ranks_that_answer_have_the_time_that_a_save_takes_and_silent_ones_none(tmp_path: Path) -> None:
+    run, trainer, records = session(tmp_path)
+    run.state.iteration, limits = 7, []
+    ask, begin = trainer.part_made, trainer.begin_save
+    trainer.part_made = lambda: limits.append(trainer.limit_s()) or ask()
+    trainer.begin_save = lambda folder, copy: limits.append(trainer.limit_s()) or begin(folder, copy)
+    run.save_after_failure()
+    assert (whole(tmp_path), limits, run._calls.failed) == ([7], [10.0, 1800.0], True)
+    run.state.iteration, trainer.silent = 8, True
+    run.save_after_failure()
+    assert whole(tmp_path) == [7]
+    assert records.notes == ["no checkpoint could be written after the failure; the last one still stands"]

@@ -284,6 +284,22 @@ def test_steps_may_be_skipped_up_to_the_bound(tmp_path: Path, algo: str, keys: s
         run.train(groups())
     assert run.records.skipped == 3
     assert run._trustworthy, "skipped steps leave the weights alone"
+    done = run.state.iteration, run._untrained, run._in_steps
+    assert done == (3, False, False), "other steps of the iteration may have been made, which nobody makes again"
+
+
+@pytest.mark.parametrize("fails", ["ranks", "skipped_steps", "rollouts"])
+def test_an_iteration_counts_as_done_once_its_steps_are_made_whatever_fails_then(tmp_path: Path, fails: str) -> None:
+    run, _ = session(tmp_path)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    setattr(run.records, fails, full)
+    with pytest.raises(OSError, match="No space"):
+        run.train(groups())
+    assert (run.state.iteration, run.state.steps, run._untrained, run._in_steps) == (1, 1, False, False)
+    assert run._metrics["loss"] == 0.1
 
 
 def test_weights_are_not_trusted_after_a_loss_that_is_no_number(tmp_path: Path) -> None:
