@@ -11,6 +11,7 @@ from rlscale.config.checks import check
 from rlscale.config.derived.needs import Needs
 from rlscale.config.derived.sizes import Sizes
 from rlscale.config.schema import Config
+from rlscale.config.schema.run_config import Recover
 from rlscale.data.configured_source import training_source
 from rlscale.data.folders.companions import companions_of
 from rlscale.data.folders.model_folder import ensure_tokenizer_folder, read_chat_template
@@ -69,7 +70,9 @@ class Assembly:
         self._scratch = Path(config.run.scratch).resolve()
         cluster = config.cluster
         limits = cluster.call_timeout_s, str(folder.logs), cluster.answer_timeout_s
-        self._calls = Calls(stop, *limits, host, cluster.hang_factor)
+        # To be wrong about ranks that seem to hang would end a run in which no others come in their place.
+        hang_factor = cluster.hang_factor if config.run.recover is Recover.trainer else None
+        self._calls = Calls(stop, *limits, host, hang_factor)
         needs = Needs.of(config)
         self._supervised, self._trains, self._generates = needs.supervised, needs.trains, needs.engines
         self._served, self._syncs = ServedFolders(self._scratch), SyncFolders(folder.path)

@@ -268,7 +268,7 @@ def test_names_shapes_and_configuration_agree_with_mbridge(model: str, pool: Ran
 def test_ranks_tell_whether_some_steps_of_an_iteration_were_made_and_not_all(
     pool: RankPool, models: dict[str, Path]
 ) -> None:
-    algo = replace(driven.shipped("grpo"), steps_per_iteration=2)
+    algo = driven.shipped("grpo")
     spec = driven.spec_of(algo, models, parallel={"data": 2})
     told = pool.run(driven.break_off, spec, collect(algo), world_size=2)
-    assert told == [[(0, False), (0, False), (4, False), (5, True)]] * 2  # two steps, in two epochs
+    assert told == [[(0, False), (0, False), (4, False), (5, True)]] * 2  # two steps in two epochs

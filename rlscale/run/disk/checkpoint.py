@@ -23,6 +23,8 @@ from rlscale.trainer.checksums import SUMS, checksum, read_sums, running_checksu
 MANIFEST = "manifest.json"
 _PREFIX = "iteration_"
 _PARTIAL = "partial-"
+_REPLACED = f"{_PARTIAL}replaced-"
+_SKIPPED = "skipped-"
 _SEAL = "checksum"
 """Where a manifest has the checksum of all else that it says."""
 _FACTS = {"config_hash", "progress", "files"}
@@ -83,8 +85,27 @@ class CheckpointStore:
     """Checkpoints that are known to be damaged, although every file has its size."""
 
     def all(self) -> list[Path]:
-        """Every checkpoint that lies there, whole or not, oldest first."""
-        return sorted(path for path in self.folder.glob(f"{_PREFIX}*") if path.is_dir())
+        """Every checkpoint that a run has written there, whole or not, oldest first. Copies by other names are none."""
+        named = [path for path in self.folder.glob(f"{_PREFIX}*") if path.name == _name_of(iteration_of(path))]
+        return sorted((path for path in named if path.is_dir()), key=iteration_of)
+
+    def put_back(self) -> None:
+        """A checkpoint that was moved to make way for one that then never came takes its place again."""
+        for older in self.folder.glob(f"{_REPLACED}*"):
+            if not (final := self.folder / older.name.removeprefix(_REPLACED)).exists():
+                older.rename(final)
+
+    def set_aside(self, checkpoint: Path) -> Path:
+        """Move one that the run does not go on from out of its way; where it is now. OSError where that cannot be.
+
+        Else it would be taken for the run's newest, if it can be read another time, although the run has gone another
+        way meanwhile.
+        """
+        aside, number = self.folder / f"{_SKIPPED}{checkpoint.name}", 1
+        while aside.exists():
+            number += 1
+            aside = self.folder / f"{_SKIPPED}{checkpoint.name}-{number}"
+        return checkpoint.rename(aside)
 
     def whole(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
@@ -100,13 +121,14 @@ class CheckpointStore:
 
         UserError for a state that cannot be written. What an earlier attempt left half-written is removed.
         """
-        final = self.folder / f"{_PREFIX}{progress.iteration:06d}"
+        final = self.folder / _name_of(progress.iteration)
         begun = Begun(
             final,
             self.folder / f"{_PARTIAL}{final.name}",
             {"config_hash": config_hash, "progress": copy.deepcopy(asdict(progress))},
         )
         try:
+            self.put_back()
             for left in self.folder.glob(f"{_PARTIAL}*"):
                 shutil.rmtree(left, ignore_errors=True)
             begun.partial.mkdir(parents=True)
@@ -125,7 +147,7 @@ class CheckpointStore:
             files = _files_in(partial)
             _sync_files(partial, files)
             write_json(partial / MANIFEST, sealed({**begun.facts, "files": files}))
-            older = self.folder / f"{_PARTIAL}replaced-{final.name}"
+            older = self.folder / f"{_REPLACED}{final.name}"
             if final.exists():
                 final.rename(older)
             try:
@@ -164,6 +186,10 @@ class CheckpointStore:
 def groups_of(checkpoints: Path) -> Path:
     """The folder, among a run's checkpoints, of the groups that were finished after them."""
     return checkpoints / "groups"
+
+
+def _name_of(iteration: int) -> str:
+    return f"{_PREFIX}{iteration:06d}"
 
 
 def iteration_of(checkpoint: Path) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from rlscale.config.errors import UserError
@@ -15,10 +15,11 @@ def usable_checkpoint(
 ) -> Path | None:
     """The newest checkpoint that can be used; None if the run has none yet. A note for every one that is skipped.
 
-    `damaged` names the files of a checkpoint whose content has another checksum. UserError if there are checkpoints and
-    none can be used: to begin again is for the user to decide.
+    Those are moved out of the way. `damaged` names the files of a checkpoint whose content has another checksum.
+    UserError if there are checkpoints and none can be used: to begin again is for the user to decide.
     """
-    skipped = 0
+    store.put_back()
+    skipped: dict[Path, str] = {}
     for checkpoint in reversed(store.all()):
         fault = fault_of(checkpoint)
         if fault is None and not (sums := sums_of(checkpoint)):
@@ -28,16 +29,28 @@ def usable_checkpoint(
         elif fault is None and not is_sealed(checkpoint):
             note(f"the manifest of {checkpoint} has no checksum (an older version wrote it): its numbers are believed")
         if fault is None:
+            _set_aside(store, skipped, note)
             return checkpoint
         store.bad.add(checkpoint)
-        skipped += 1
+        skipped[checkpoint] = fault
         note(f"{checkpoint} is skipped: {fault}")
     if skipped:
         raise UserError(
-            f"none of the {skipped} checkpoints in {store.folder} can be used (a line above for each); "
+            f"none of the {len(skipped)} checkpoints in {store.folder} can be used (a line above for each); "
             "checkpoint.resume=never starts afresh"
         )
     return None
+
+
+def _set_aside(store: CheckpointStore, skipped: Iterable[Path], note: Callable[[str], None]) -> None:
+    for checkpoint in skipped:
+        try:
+            note(f"{checkpoint} is called {store.set_aside(checkpoint).name} from now on: nothing goes on from it")
+        except OSError as error:
+            raise UserError(
+                f"{checkpoint} cannot be used, and not be moved either ({error}): move it, else a later run may go on "
+                "from it"
+            ) from error
 
 
 def checkpoint_of(run: Path, iteration: str | None) -> Path:

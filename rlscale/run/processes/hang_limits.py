@@ -9,6 +9,8 @@ from __future__ import annotations
 
 _SILENCES = 6.0
 """No limit is below so many times the silence that is granted to a process: a machine may halt for a while."""
+_FACTOR_AT_STOP, _LEAST_AT_STOP_S = 3.0, 8.0
+"""The same once the user wants the run to end, and waits for it."""
 
 
 class HangLimits:
@@ -21,19 +23,28 @@ class HangLimits:
         """
         self._factor, self._least_s = factor, _SILENCES * silence_s
         self._longest: dict[str, float] = {}
+        self._warm: set[str] = set()
 
-    def of(self, kind: str) -> float | None:
-        """The limit of a call of this kind; None for the first one, which compiles and warms up whatever it needs."""
-        if self._factor is None or kind not in self._longest:
+    def of(self, kind: str, *, stopping: bool = False) -> float | None:
+        """The limit of a call of this kind, a shorter one where the run is `stopping`.
+
+        None for the first of those who are called, which compiles and warms up whatever it needs.
+        """
+        if self._factor is None or kind not in self._warm:
             return None
-        return max(self._factor * self._longest[kind], self._least_s)
+        limit = max(self._factor * self._longest[kind], self._least_s)
+        return min(limit, max(_FACTOR_AT_STOP * self._longest[kind], _LEAST_AT_STOP_S)) if stopping else limit
 
-    def why(self, kind: str) -> str:
+    def why(self, kind: str, *, stopping: bool = False) -> str:
         """What the limit of a kind is made of: `20 times the longest before, 0.9 s, but at least 120 s`."""
-        return (
-            f"{self._factor:g} times the longest before, {self._longest[kind]:.3g} s, but at least {self._least_s:g} s"
-        )
+        factor, least_s = (_FACTOR_AT_STOP, _LEAST_AT_STOP_S) if stopping else (self._factor, self._least_s)
+        return f"{factor:g} times the longest before, {self._longest[kind]:.3g} s, but at least {least_s:g} s"
 
     def took(self, kind: str, seconds: float) -> None:
-        """A call took so long, or was given up after that: a step that is only slow must get further the next time."""
+        """A call took so long."""
+        self._warm.add(kind)
         self._longest[kind] = max(self._longest.get(kind, 0.0), seconds)
+
+    def others(self) -> None:
+        """Others are called from now on, who have to warm up."""
+        self._warm.clear()

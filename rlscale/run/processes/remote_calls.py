@@ -92,7 +92,8 @@ class Calls:
         self.processes = self.host.processes()
         """Of the actors that are waited for."""
         self._timeout_s = timeout_s
-        self._limits = HangLimits(hang_factor, frozen_s)
+        self.hang_limits = HangLimits(hang_factor, frozen_s)
+        """Of calls that do the same each time."""
         self._logs = logs
         self.errors = ErrorLog(logs)
         self.failed = False
@@ -141,8 +142,6 @@ class Calls:
         RayDied when Ray is dead.
         """
         timeout_s = timeout_s or self._timeout_s
-        if measured and (shorter := self._limits.of(what)) is not None and shorter < timeout_s:
-            timeout_s, limit = shorter, f"cluster.hang_factor, {self._limits.why(what)}"
         pending, patience = list(refs), Patience(self.host.clock)
         while pending:
             self.host.check()
@@ -154,12 +153,12 @@ class Calls:
             if meanwhile is not None:
                 meanwhile()
             self._refuse_frozen(pending, what, refs)
+            if measured and (shorter := self.hang_limits.of(what, stopping=self.stopping) or timeout_s) < timeout_s:
+                timeout_s, limit = shorter, f"cluster.hang_factor, {self.hang_limits.why(what, stopping=self.stopping)}"
             if patience.look(True) > timeout_s and pending:
-                if measured:
-                    self._limits.took(what, timeout_s)
                 raise self._late(f"{what} did not finish within {timeout_s:.0f} s ({limit})", pending, refs)
         if measured:
-            self._limits.took(what, patience.seconds)
+            self.hang_limits.took(what, patience.seconds)
         return [self._result(ref, what, refs) for ref in refs]
 
     def one(self, ref: Any, what: str, **options: Any) -> Any:

@@ -193,8 +193,8 @@ class TrainingSession(Session):
         if not self._in_steps or self._trainer.awaits_others or not self._trainer.part_made():
             return True
         self.records.note(
-            f"no checkpoint is written, as some of the steps of iteration {self.state.iteration + 1} were made, and not "
-            "all; the last one still stands"
+            f"no checkpoint is written, as some steps of iteration {self.state.iteration + 1} were made, and not all; "
+            "the last one still stands"
         )
         return False
 

@@ -149,7 +149,10 @@ class Rollout:
         return found
 
     def pause(self, meanwhile: Callable[[], None]) -> None:
-        """No generation is in flight when this returns; `meanwhile` runs while waiting. StopRequested on a stop signal."""
+        """No generation is in flight when this returns; `meanwhile` runs while waiting.
+
+        StopRequested on a stop signal.
+        """
         self._calls.one(self._actor.call.remote("pause"), "rollout.pause", meanwhile=meanwhile, heed_stop=True)
 
     def drain(self, urls: Sequence[str], meanwhile: Callable[[], None]) -> None:

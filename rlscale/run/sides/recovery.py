@@ -32,6 +32,11 @@ class Steps:
     force_old: bool
     policy: bool
 
+    @property
+    def name(self) -> str:
+        """What they are called; those of the critic alone take another time."""
+        return "training step" if self.policy else "training step of the critic"
+
 
 @dataclass
 class RedoLog:

@@ -30,7 +30,6 @@ from rlscale.weights.transports.route import Route
 
 _GONE_S = 10.0
 """How long ranks that were ended may take to give back what they held."""
-_STEP = "training step"
 _CHECKING = "checking the checkpoint"
 _ENGINES_FIRST = 2.0
 """How many times `weights.timeout_s` the driver waits for ranks that talk to engines: these wait for that long
@@ -139,6 +138,7 @@ class TrainerGroup:
         """End the ranks, and bring others to where these were; see `_do_again`."""
         self._actors.end(_GONE_S)
         self._actors = self._places.new_actors()
+        self._calls.hang_limits.others()
         self.start(*self._started_by)
         try:
             return self._do_again(recoveries)
@@ -155,7 +155,7 @@ class TrainerGroup:
             self._load_again(recoveries)
         for steps in self._redo.since(copied):
             self._calls.check_stop()
-            self._calls.wait(self._train(steps), _STEP, measured=True)
+            self._calls.wait(self._train(steps), steps.name, measured=True)
         return copied
 
     def _load_again(self, recoveries: Recoveries) -> None:
@@ -179,7 +179,7 @@ class TrainerGroup:
         makes steps, and metrics of the policy's are missing.
         """
         steps = Steps([self._calls.host.put(shard) for shard in shards], version, force_old, policy)
-        metrics: dict[str, float] = self._ask(lambda: self._train(steps), _STEP, measured=True)[0]
+        metrics: dict[str, float] = self._ask(lambda: self._train(steps), steps.name, measured=True)[0]
         if self._recoveries is not None and self._recoveries.wanted:
             self._redo.steps.append(steps)
             self._copy_state(self._recoveries)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,24 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     for iteration in (1, 2, 3):
         save(saving, iteration)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["iteration_000002", "iteration_000003"]
+
+
+def test_copies_by_other_names_are_none_of_the_newest_and_stay(tmp_path: Path) -> None:
+    saving = saver(tmp_path, keep=1)
+    for copy in ("iteration_best", "iteration_7", "iteration_000030.bak"):
+        shutil.copytree(save(saving, 10), tmp_path / copy)
+    newest = save(saving, 20)
+    assert (saving.store.all(), saving.store.newest()) == ([newest], newest)
+    assert {path.name for path in tmp_path.glob("iteration_*")} == {
+        newest.name, "iteration_best", "iteration_7", "iteration_000030.bak"
+    }  # fmt: skip
+
+
+def test_the_millionth_iteration_is_newer_than_the_one_before(tmp_path: Path) -> None:
+    saving = saver(tmp_path, keep=1)
+    save(saving, 999_999)
+    newest = save(saving, 1_000_000)
+    assert (saving.store.newest(), newest.name) == (newest, "iteration_1000000")
 
 
 def test_a_cut_off_file_makes_a_checkpoint_incomplete(tmp_path: Path) -> None:

@@ -43,8 +43,50 @@ def test_a_file_that_was_damaged_at_unchanged_size_is_found_and_an_older_checkpo
     (newer / WEIGHTS).write_bytes(b"12340678")
     assert chosen(tmp_path) == (
         older,
-        [f"{newer} is skipped: {WEIGHTS} is not what was written (its checksum differs, or it cannot be read)"],
+        [
+            f"{newer} is skipped: {WEIGHTS} is not what was written (its checksum differs, or it cannot be read)",
+            f"{newer} is called skipped-iteration_000002 from now on: nothing goes on from it",
+        ],
     )
+
+
+def test_a_checkpoint_that_cannot_be_read_for_a_while_is_not_gone_on_from_later(tmp_path: Path) -> None:
+    """The run has gone another way since."""
+    saving = saver(tmp_path)
+    older, newer = save(saving, 30), save(saving, 40)
+    for number in ("", "-2"):
+        content = (newer / WEIGHTS).read_bytes()
+        (newer / WEIGHTS).write_bytes(b"12340678")
+        assert chosen(tmp_path)[0] == older
+        aside = tmp_path / f"skipped-iteration_000040{number}"
+        (aside / WEIGHTS).write_bytes(content)
+        assert chosen(tmp_path) == (older, [])
+        if not number:
+            assert save(saving, 40) == newer
+
+
+def test_one_that_cannot_be_moved_out_of_the_way_ends_the_run_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, newer = save(saver(tmp_path), 1), save(saver(tmp_path), 2)
+    (newer / WEIGHTS).unlink()
+
+    def refuse(path: Path, target: Path) -> Path:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(UserError, match=r"iteration_000002 cannot be used, and not be moved either .*Read-only"):
+        chosen(tmp_path)
+
+
+def test_a_checkpoint_that_had_made_way_when_all_was_killed_is_there_again(tmp_path: Path) -> None:
+    only = save(saver(tmp_path), 5)
+    only.rename(tmp_path / f"partial-replaced-{only.name}")
+    (tmp_path / f"partial-{only.name}").mkdir()
+    assert chosen(tmp_path) == (only, [])
+    only.rename(tmp_path / f"partial-replaced-{only.name}")
+    assert save(saver(tmp_path), 6).is_dir()
+    assert only.is_dir()
 
 
 @pytest.mark.parametrize(
@@ -78,7 +120,7 @@ def test_a_file_that_the_disk_does_not_give_back_is_damage_and_an_older_checkpoi
 ) -> None:
     older, newer = save(saver(tmp_path), 1), save(saver(tmp_path), 2)
     refuse_to_read(newer / WEIGHTS, monkeypatch)
-    taken, (note,) = chosen(tmp_path)
+    taken, (note, _) = chosen(tmp_path)
     assert (taken, note.startswith(f"{newer} is skipped: {WEIGHTS} is not what was written")) == (older, True)
 
 

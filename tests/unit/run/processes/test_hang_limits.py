@@ -26,6 +26,23 @@ def test_a_limit_is_a_multiple_of_the_longest_of_its_kind_and_not_below_six_sile
     assert limits.why("training step") == "20 times the longest before, 9 s, but at least 120 s"
 
 
+def test_a_user_who_wants_the_run_to_end_waits_less() -> None:
+    limits = HangLimits(20.0, 20.0)
+    for kind, seconds in (("short", 0.1), ("long", 60.0)):
+        limits.took(kind, seconds)
+    assert [limits.of(kind, stopping=True) for kind in ("short", "long", "first")] == [8.0, 180.0, None]
+    assert limits.why("long", stopping=True) == "3 times the longest before, 60 s, but at least 8 s"
+
+
+def test_others_warm_up_and_the_longest_of_those_before_counts() -> None:
+    limits = HangLimits(20.0, 20.0)
+    limits.took("training step", 9.0)
+    limits.others()
+    assert limits.of("training step") is None
+    limits.took("training step", 5.0)
+    assert limits.of("training step") == 180.0
+
+
 def test_without_a_factor_there_is_no_limit() -> None:
     limits = HangLimits(None, 20.0)
     limits.took("training step", 4.0)
@@ -33,7 +50,12 @@ def test_without_a_factor_there_is_no_limit() -> None:
 
 
 @pytest.fixture
-def waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Waits:
+def stop() -> StopSignal:
+    return StopSignal()
+
+
+@pytest.fixture
+def waits(stop: StopSignal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Waits:
     """Waits for a call that takes so many seconds, of a clock that goes a second on at each poll."""
     now = [0.0]
     host = RayActors()
@@ -45,7 +67,7 @@ def waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Waits:
     monkeypatch.setattr(host, "wait", wait)
     monkeypatch.setattr(host, "clock", lambda: now[0])
     monkeypatch.setattr(host, "get", lambda ref: ref)
-    calls = Calls(StopSignal(), 1000.0, str(tmp_path), 2.0, host, hang_factor=10.0)
+    calls = Calls(stop, 1000.0, str(tmp_path), 2.0, host, hang_factor=10.0)
     monkeypatch.setattr(calls.processes, "write_stacks", lambda folder: {})
 
     def waiting(seconds: float, what: str = "training step", **options: Any) -> float:
@@ -66,11 +88,12 @@ def test_a_step_that_hangs_is_lost_long_before_the_deadline_of_all_calls(waits: 
     assert caught.value.from_within
 
 
-def test_a_step_that_is_only_slow_gets_further_when_it_is_made_again(waits: Waits) -> None:
-    waits(3, measured=True)
-    with pytest.raises(ProcessLost, match="within 30 s"):
-        waits(200, measured=True)
-    assert waits(200, measured=True) == 200
+def test_once_the_run_is_to_end_a_step_that_hangs_is_given_up_soon(waits: Waits, stop: StopSignal) -> None:
+    waits(1, measured=True)
+    stop.ask()
+    assert waits(7, measured=True) == 7
+    with pytest.raises(ProcessLost, match=r"within 21 s \(cluster\.hang_factor, 3 times the longest before, 7 s, but"):
+        waits(30, measured=True)
 
 
 def test_calls_that_are_not_alike_have_the_deadline_of_all(waits: Waits) -> None:

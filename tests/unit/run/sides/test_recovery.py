@@ -39,7 +39,7 @@ def test_others_begin_with_the_checkpoint_train_on_what_came_after_it_and_are_as
     ]
     assert [ranks.ended for ranks in run.ranks] == [True, False]
     assert run.notes == [
-        "training step: the process died; starting the trainer's ranks again",
+        "training step of the critic: the process died; starting the trainer's ranks again",
         f"the trainer's ranks are back from {CHECKPOINT}, as no other rank has its state; iterations trained again: 1",
     ]
 

@@ -12,6 +12,7 @@ import pytest
 
 from rlscale.config.composition.compose import compose
 from rlscale.config.schema import Config
+from rlscale.run.processes.hang_limits import HangLimits
 from rlscale.run.processes.remote_calls import ProcessLost
 from rlscale.run.sides import trainer_group
 from rlscale.run.sides.recovery import Recoveries, RedoLog
@@ -90,6 +91,7 @@ class Calls:
 
     def __init__(self) -> None:
         self.stopping = self.failed = False
+        self.hang_limits = HangLimits(None, 20.0)
         self.limits: list[float | None] = []
         self.gone: list[str] = []
         self.host = SimpleNamespace(put=lambda value: value, gone=lambda machines: self.gone, check=lambda: None)
