@@ -221,7 +221,8 @@ class Assembly:
             sync = SyncWaves(whole, self._engines, self._rollout.drain, most)
         if config.rollout.engines_on_spare_machines:
             self._spare = SpareMachines(self._engines, self._records.note)
-        elastic = config.rollout.engines_at_most is not None or config.rollout.engines_at_least is not None
+        rollout = config.rollout
+        others = rollout.engine_urls or rollout.engines_at_most is not None or rollout.engines_at_least is not None
         orders, note = EngineOrders(self._folder.path), self._records.note
         return RunningEngines(
             self._trainer,
@@ -229,7 +230,7 @@ class Assembly:
             self._rollout,
             sync,
             shares_devices=shares_devices(config.cluster),
-            membership=Membership(self._engines, self._rollout, orders, note, self._spare) if elastic else None,
+            membership=Membership(self._engines, self._rollout, orders, note, self._spare) if others else None,
         )
 
     def _steady_engines(self) -> SteadyEngines:

@@ -21,7 +21,7 @@ from rlscale.run.sides.spare_machines import SpareMachines
 from rlscale.serve.http import CallError, Unanswered, told
 from rlscale.serve.pulse import Pulse, answers
 
-_PULSE = "/server_info"
+_PULSE, _MODEL = "/server_info", "/model_info"
 _ASKED_S = 10.0
 _SILENT_S = 5.0
 _RUN, _SOMEBODY = "the run", "somebody else"
@@ -43,6 +43,10 @@ class Membership:
     _pulses: dict[str, Pulse] = field(default_factory=dict)
     _complained: set[str] = field(default_factory=set)
     _present: list[Present] | None = None
+    _has_weights: dict[str, bool] = field(default_factory=dict)
+    """Of guests, whether they held weights of a run when they were asked last."""
+    _restarted: set[str] = field(default_factory=set)
+    """Guests that do not any more: whoever started them has started them again."""
     _count: int | None = None
     """Engines that the rollout knows of, once there were others than at the start."""
 
@@ -65,6 +69,9 @@ class Membership:
         for url in self.engines.guests:
             if self._silence(url) >= self.engines.calls.patience_s:
                 self._lose(url, "does not answer")
+            elif url in self._restarted:
+                self._restarted.discard(url)
+                self._renew(url, give_weights)
         self._tell_count()
 
     def _take_own(self, url: str, give_weights: GiveWeights) -> None:
@@ -73,6 +80,17 @@ class Membership:
         if answer.state == "refused":
             self.note(f"{url} does not join: {answer.why}")
             self._ends(url)
+
+    def _renew(self, url: str, give_weights: GiveWeights) -> None:
+        """A guest was started again: it has the weights of its folder until it gets those of the run."""
+        try:
+            self.engines.withdraw([url])
+            give_weights([url])
+            self.engines.admit([url])
+        except UserError as error:
+            self._lose(url, f"was started again and is of no use now ({first_line(error)})")
+            return
+        self.note(f"{url} was started again, and has {self.engines.restarted_with}")
 
     def _ends(self, url: str) -> bool:
         """Whether an engine that left was one of the run's on a spare machine, which ends then."""
@@ -121,6 +139,7 @@ class Membership:
                 engines.withdraw([url])
             return Told(url, "refused", first_line(error).removeprefix("rollout.engine_urls: "))
         self._pulses.pop(url, None)
+        self._has_weights.pop(url, None)
         self._counted(f"{url} has joined with {engines.restarted_with}")
         return Told(url, "serving")
 
@@ -188,9 +207,18 @@ class Membership:
             raise UserError(f"it has tp_size={ranks}, which takes weights/transport=disk, or delta")
 
     def _silence(self, url: str) -> float:
+        return self._pulses.setdefault(url, Pulse(lambda: self._ask(url))).silence()
+
+    def _ask(self, url: str) -> None:
+        """CallError if it does not answer. One that had weights of an update and has none was started again."""
         key = self.engines.api_key or None
-        pulse = self._pulses.setdefault(url, Pulse(lambda: answers(url, _PULSE, key, _ASKED_S)))
-        return pulse.silence()
+        answers(url, _PULSE, key, _ASKED_S)
+        says = answers(url, _MODEL, key, _ASKED_S)
+        if isinstance(says, dict) and "weight_version" in says:
+            updated = str(says["weight_version"]).isdecimal()  # else the word that it begins with
+            if self._has_weights.get(url) and not updated:
+                self._restarted.add(url)
+            self._has_weights[url] = updated
 
     def _complain(self, what: str) -> None:
         """Say it once."""

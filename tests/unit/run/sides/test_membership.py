@@ -29,6 +29,7 @@ class Run:
         self.notes: list[str] = []
         self.gone: set[str] = set()
         self.ranks = 1
+        self.version: dict[str, str] = {}
         calls: Any = SimpleNamespace(patience_s=20.0, stopping=False, one=lambda answer, *_, **__: answer)
         none: Any = None
         config = compose(None, [*GIVEN, *overrides])
@@ -50,9 +51,17 @@ class Run:
         self.orders = EngineOrders(folder)
         self.membership = Membership(self.engines, rollout, self.orders, self.notes.append)
 
-    def _answers(self, url: str, *_: Any) -> None:
+    def _answers(self, url: str, path: str, *_: Any) -> Any:
         if url in self.gone:
             raise Unanswered("refused")
+        return {"weight_version": self.version.get(url, "default")} if path == "/model_info" else None
+
+    def look(self) -> None:
+        """Once every guest has been asked and has answered."""
+        for url in self.engines.guests:
+            if url not in self.gone:
+                self.membership._ask(url)
+        self.membership.look(self.give)
 
     def say(self, url: str, *, wanted: bool) -> tuple[str, str]:
         """State and reason after an order."""
@@ -80,6 +89,33 @@ def test_an_engine_is_met_and_given_weights_before_it_is_asked_and_leaves_emptie
     assert run.say(GUEST, wanted=False) == ("left", "")
     assert run.happened == [f"not asked {GUEST}", f"emptied {GUEST}", "1 engines"]
     assert run.engines.urls == [FIRST]
+
+
+def test_an_engine_that_was_started_again_at_its_address_gets_the_weights_before_it_is_asked(run: Run) -> None:
+    run.look()
+    assert run.happened == [], "before its first weights it has none to lose"
+    run.version[FIRST] = "4"
+    run.look()
+    run.version[FIRST] = "default"
+    run.look()
+    assert run.happened == [f"not asked {FIRST}", f"weights to {FIRST}", f"asked {FIRST}"]
+    assert run.notes == [f"{FIRST} was started again, and has {run.engines.restarted_with}"]
+    run.version[FIRST] = "4"
+    run.look()
+    assert len(run.happened) == 3
+
+
+def test_one_that_was_started_again_and_takes_no_weights_leaves_where_the_run_can_do_without_it(run: Run) -> None:
+    def give(urls: list[str]) -> None:
+        raise UserError("it is full\nand more")
+
+    run.say(GUEST, wanted=True)
+    for version in ("3", "default"):
+        run.version[GUEST] = version
+        run.membership._ask(GUEST)
+    run.membership.look(give)
+    assert run.engines.urls == [FIRST]
+    assert run.notes[-1].startswith(f"{GUEST} was started again and is of no use now (it is full), and has left")
 
 
 def test_an_engine_that_takes_no_weights_is_refused_and_the_run_goes_on(run: Run) -> None:
