@@ -243,7 +243,7 @@ def healed(folder: Path, engines: int, groups: int) -> dict[str, float]:
     calls.one = lambda call, *_, **__: call.result()
     calls.wait = lambda made, *_, **__: [call.result() for call in made]
     none: Any = None
-    words = [f"rollout.engines={engines}", f"cluster.engine_restarts={engines}"]
+    words = [f"rollout.engines={engines}"]
     fleet = Engines(compose(None, words), none, [], calls, folder, folder, lambda note: None)
     fleet._launchers = {number: Machine() for number in range(math.ceil(engines / PER_MACHINE))}
     for number in range(engines):

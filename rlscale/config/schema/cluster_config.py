@@ -91,4 +91,5 @@ class ClusterConfig(Section):
     """Seconds after which an engine that neither computes nor answers, or gives its requests no tokens, a router that
     does not answer, and a rank that is frozen are started again; another process that is frozen ends the run."""
     engine_restarts: int = bounded(5, at_least=0, limit=PATIENCE, scope=Scope.execution)
-    """Times that engines which died or do not answer are restarted before the run stops."""
+    """Times within an hour that an engine, or a router, which died or does not answer is started again. After that the
+    run goes on without that engine, or ends (`rollout.engines_at_least`)."""

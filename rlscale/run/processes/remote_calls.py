@@ -170,13 +170,13 @@ class Calls:
 
         StopRequested on a stop signal; RunFailed after `cluster.call_timeout_s`, and when who has the call is frozen.
         """
-        deadline = self.host.clock() + self._timeout_s
+        patience = Patience(self.host.clock)
         while not condition():
             self._stop.check()
             self.host.check()
             meanwhile()
             self._refuse_frozen([ref], what, [ref])
-            if self.host.clock() > deadline:
+            if patience.look(True) > self._timeout_s:
                 late = f"{what} did not finish within {self._timeout_s:.0f} s (cluster.call_timeout_s)"
                 raise RunFailed(f"{late}. {self._what_they_do()}")
             self.host.sleep(POLL_S)

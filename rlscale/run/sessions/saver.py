@@ -12,6 +12,7 @@ from rlscale.run.disk.checkpoint import Begun, CheckpointFailed, CheckpointStore
 from rlscale.run.processes.remote_calls import POLL_S
 from rlscale.run.processes.run_failed import RunFailed
 from rlscale.run.sides.trainer_side import TrainerSide
+from rlscale.serve.pulse import Patience
 
 _WHAT = "checkpoint"
 _Answer = TypeVar("_Answer")
@@ -82,13 +83,13 @@ class SaverWithRanks(Saver):
 
     def finish(self, *, wait: bool) -> Path | None:
         """See Saver. RunFailed when a rank hangs, or died for good."""
-        begun, deadline = self._begun, time.monotonic() + self._timeout_s
+        begun, patience = self._begun, Patience()
         if begun is None:
             return None
         while not self._asking(begun, self._is_saved):
             if not wait:
                 return None
-            if time.monotonic() > deadline:
+            if patience.look(True) > self._timeout_s:
                 raise RunFailed(f"{_WHAT} was not written within {self._timeout_s:.0f} s (cluster.call_timeout_s)")
             time.sleep(POLL_S)
         self._begun = None

@@ -24,6 +24,7 @@ from rlscale.run.sides.engine_specs import engine_specs, router_settings
 from rlscale.run.sides.given_engine import GivenEngine
 from rlscale.run.sides.healing import Healing
 from rlscale.run.sides.launchers import LOOPBACK, Supervised, end_launchers, start_launcher
+from rlscale.run.sides.restart_budget import RestartBudget
 from rlscale.run.sides.router_elsewhere import RouterElsewhere, turns
 from rlscale.serve.http import CallError
 from rlscale.serve.receiver import EngineReceiver
@@ -65,6 +66,8 @@ class Engines:
     api_key: str = field(default_factory=lambda: secrets.token_urlsafe(24))
     router_url: str = ""
     restarts: int = 0
+    budget: RestartBudget = field(default_factory=RestartBudget)
+    """How often its servers may still be started again."""
     keeps_apart: bool = False
     """Whether it began with engines that keep their cache under new weights (`rlscale.rollout.engines.kept_cache`)."""
     started_from: str | None = None
@@ -167,8 +170,8 @@ class Engines:
 
         `give_weights(urls)` gives a new engine the current weights before the router knows it; `redirect(url)` tells
         the rollout where the router is now. A restart that fails is tried again at the next call.
-        Raises RunFailed when more than `cluster.engine_restarts` restarts were needed, StopRequested where one would
-        be needed and the run is to end.
+        Raises RunFailed when one needed more than `cluster.engine_restarts` restarts within an hour, StopRequested
+        where one would be needed and the run is to end.
         """
         Healing(self, give_weights, redirect).run()
 

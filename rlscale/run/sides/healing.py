@@ -15,6 +15,7 @@ from rlscale.run.processes.remote_calls import Calls
 from rlscale.run.processes.run_failed import RunFailed
 from rlscale.run.sides.engine_records import Down, Engine
 from rlscale.run.sides.launchers import AT_ONCE
+from rlscale.run.sides.restart_budget import RestartBudget
 from rlscale.serve.http import CallError, Unanswered
 from rlscale.serve.supervisor import DIED, ROUTER
 
@@ -62,6 +63,7 @@ class Fleet(Protocol):
     logs: Path
     router_url: str
     restarts: int
+    budget: RestartBudget
     restarted_with: str
 
     @property
@@ -102,21 +104,25 @@ class Healing:
         """See Engines.heal. What is down is asked anew after each restart."""
         fleet = self._fleet
         together = fleet.config.rollout.disaggregated
-        while True:
-            free = fleet.config.cluster.engine_restarts - fleet.restarts
-            batch = self._order.next(self._down(), 1 if together else max(free, 1))
-            if not batch:
-                return
+        while batch := self._order.next(self._down(), 1 if together else len(fleet.members) + 1):
             fleet.calls.check_stop()
-            if free <= 0:
-                self._go_on_without(batch[0])
-                continue
-            fleet.restarts += len(batch)
-            if batch[0].name != ROUTER and together:
-                self._order.tried.update(engine.spec.name for engine in fleet.members if engine.spec is not None)
-                self._restart_together(batch[0])
-            else:
-                self._restart(batch)
+            most = fleet.config.cluster.engine_restarts
+            again = [one for one in batch if fleet.budget.left(one.name, most) > 0]
+            for one in batch:
+                if one not in again:
+                    self._go_on_without(one)
+            if again:
+                self._spend(again)
+                if again[0].name != ROUTER and together:
+                    self._order.tried.update(engine.spec.name for engine in fleet.members if engine.spec is not None)
+                    self._restart_together(again[0])
+                else:
+                    self._restart(again)
+
+    def _spend(self, batch: Sequence[Down]) -> None:
+        for one in batch:
+            self._fleet.budget.spend(one.name)
+        self._fleet.restarts += len(batch)
 
     def _down(self) -> list[Down]:
         """What is down; engines, too, that the router does not know: they got no weights, or did not answer it."""
@@ -133,7 +139,7 @@ class Healing:
         if one.name == ROUTER or len(fleet.members) <= fleet.fewest or fleet.config.rollout.disaggregated:
             raise RunFailed(
                 f"{one.name} {one.why} and cluster.engine_restarts={fleet.config.cluster.engine_restarts} restarts are "
-                f"used up; see {fleet.logs / f'{one.name}.log'}"
+                f"used up, which it had within an hour; see {fleet.logs / f'{one.name}.log'}"
             )
         fleet.note(f"{one.name} {one.why}; no restart is left, and the run goes on without it")
         url = fleet.named(one.name).url
@@ -174,6 +180,8 @@ class Healing:
         if ROUTER in self._order.tried or self._router_that_is_down([error]) is None:
             return False
         self._order.tried -= {one.name for one in left}
+        for one in left:
+            self._fleet.budget.give_back(one.name)
         self._fleet.restarts -= len(left)
         return True
 

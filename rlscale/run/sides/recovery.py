@@ -21,6 +21,9 @@ from rlscale.run.processes.remote_calls import Calls, ProcessLost
 from rlscale.run.processes.run_failed import RunFailed
 from rlscale.run.sides.state_copies import StateCopies
 
+RECOVERIES_WITHIN = 100
+"""Iterations after which a recovery counts no more for `run.recover_at_most`."""
+
 
 @dataclass(frozen=True)
 class Steps:
@@ -112,13 +115,20 @@ class Recoveries:
         )
         self.count = 0
         """How often they were brought back."""
+        self._lately: list[int] = []  # after how many iterations, each time that still counts
 
-    def begin(self, lost: ProcessLost) -> None:
-        """Count one more. The error itself where the run is to end of it; with a word on the bound if that is why."""
+    def begin(self, lost: ProcessLost, done: int) -> None:
+        """Count one more, after `done` iterations.
+
+        The error itself where the run is to end of it; with a word on the bound if that is why.
+        """
         if not self.possible:
             raise lost
-        if self.count >= self._most:
-            raise RunFailed(f"{lost} (run.recover_at_most={self._most} recoveries are used up)") from lost
+        self._lately = [before for before in self._lately if done - before < RECOVERIES_WITHIN]
+        if len(self._lately) >= self._most:
+            used_up = f"run.recover_at_most={self._most} recoveries within {RECOVERIES_WITHIN} iterations are used up"
+            raise RunFailed(f"{lost} ({used_up})") from lost
+        self._lately.append(done)
         self.count += 1
         self.note(f"{lost.brief}; starting the trainer's ranks again")
 

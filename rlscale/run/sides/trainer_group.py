@@ -125,7 +125,7 @@ class TrainerGroup:
         while self._lost is not None:
             if self._recoveries is None:
                 raise self._lost
-            self._recoveries.begin(self._lost)
+            self._recoveries.begin(self._lost, self._redo.done)
             try:
                 copied = self._renew(self._recoveries)
             except ProcessLost as again:

@@ -325,7 +325,9 @@ def test_a_killed_and_a_frozen_rank_of_two_come_back_and_one_loss_too_many_ends_
     text = started.log.read_text()
     assert "the process died; starting the trainer's ranks again" in text
     assert "has been stopped for 3 s; starting the trainer's ranks again" in text
-    assert "the same command resumes the run (run.recover_at_most=2 recoveries are used up)" in text
+    assert (
+        "the same command resumes the run (run.recover_at_most=2 recoveries within 100 iterations are used up)" in text
+    )
     assert "Traceback" not in text
     folder = only_run(tmp_path)
     rows = [row["iteration"] for row in metrics(folder)]

@@ -469,7 +469,17 @@ def test_without_restarts_a_run_goes_on_with_as_many_engines_as_it_needs(monkeyp
     assert fleet.engines.urls == ["http://engine-1"]
     assert fleet.notes == ["engine-0 died; no restart is left, and the run goes on without it"]
     fleet.down["engine-1"] = "died"
-    with pytest.raises(RunFailed, match="restarts are used up"):
+    with pytest.raises(RunFailed, match="restarts are used up, which it had within an hour"):
+        fleet.heal()
+
+
+def test_a_machine_of_more_engines_than_one_may_have_restarts_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"engine-{number}" for number in range(3)]
+    fleet = Fleet(monkeypatch, **dict.fromkeys(names[:2], "died"))
+    fleet.engines.config = compose(None, ["rollout.engines=2", "cluster.engine_restarts=1"])
+    assert fleet.heal() == names[:2]
+    fleet.down["engine-1"] = "died"
+    with pytest.raises(RunFailed, match=r"engine-1 died and cluster\.engine_restarts=1 restarts are used up"):
         fleet.heal()
 
 

@@ -69,11 +69,25 @@ def test_ranks_that_are_lost_on_their_way_back_are_followed_by_others_up_to_the_
     run.group.train_shards(["b"], 1)
     assert (run.ranks[2].state, run.recoveries.count) == (["a", "b"], 2)
     run.dies("c")
-    with pytest.raises(RunFailed, match=r"died\. See logs \(run\.recover_at_most=2 recoveries are used up\)"):
+    with pytest.raises(
+        RunFailed, match=r"died\. See logs \(run\.recover_at_most=2 recoveries within 100 iterations are"
+    ):
         run.group.train_shards(["c"], 2)
     with pytest.raises(RunFailed, match="used up"):  # nobody is asked any more
         run.group.call("export", what="export")
     assert len(run.ranks) == 3
+
+
+def test_a_long_run_has_its_recoveries_again_after_a_while(make: Any) -> None:
+    run = make("run.recover_at_most=1")
+    for number in range(300):
+        if number in (0, 100, 250):
+            run.dies(number)
+        run.group.train_shards([number], number)
+    run.dies(300)
+    with pytest.raises(RunFailed, match="recoveries within 100 iterations are used up"):
+        run.group.train_shards([300], 300)
+    assert run.recoveries.count == 3
 
 
 @pytest.mark.parametrize("overrides", [["run.recover=none"], ["checkpoint.every=0"], ["run.in_process=true"]])
