@@ -29,7 +29,8 @@ class Outcome:
     steps: int
     """Of the optimizer, in all; 0 for a run that has not finished."""
     odd: list[str]
-    """Accounts of prompts and tokens that do not balance, and iterations that are not each there once."""
+    """Accounts of prompts and tokens that do not balance, iterations that are not each there once, and optimizer steps
+    that some of them have not, or that the run has besides."""
 
     @staticmethod
     def of(folder: Path) -> Outcome:
@@ -46,6 +47,9 @@ class Outcome:
         odd = [one for one in accounts if " = 0 " not in one]
         if seen != list(range(1, len(seen) + 1)):
             odd.append(f"iterations {seen}")
+        made = [int(row.get("steps", 0)) for row in rows]
+        if len(set(made)) > 1 or steps not in (0, sum(made)):
+            odd.append(f"optimizer steps of the iterations {made}, in all {steps}")
         if versions != sorted(set(versions)):
             odd.append(f"weight versions {versions}")
         return Outcome(prompts, weights, versions, steps, odd)

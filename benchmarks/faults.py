@@ -15,7 +15,7 @@ and the seconds until the run was two iterations further or had ended.
 
 With `--placement disaggregated` engines generate for the next iteration while the trainer works. What an iteration is
 trained on depends on how fast they are then, so that prompts and weights are not those of another run: the accounts
-must balance, and no prompt is trained on twice.
+must balance, each iteration has its optimizer steps, and no prompt is trained on twice.
 
 Cells come in an order in which a twelfth of them has every process, every fault and every phase. Those that are left
 when a run is over happen to another one. With `--results` everything is kept in that folder: `--seconds` ends the run
@@ -47,7 +47,9 @@ from faulty_run import PHASES, FaultyRun, Warm
 from harms import FAULTS
 
 RUN = (
-    *("rollout.groups_per_iteration=4", "rollout.samples_per_group=4", "warm_start=null", "algo=reinforce_pp"),
+    *("rollout.groups_per_iteration=4", "rollout.samples_per_group=4", "warm_start=null"),
+    # With a pass for log-probs, and a middle of an iteration.
+    *("algo=reinforce_pp", "algo.steps_per_iteration=2"),
     *("eval.prompts=16", "eval.every=1", "checkpoint.every=3", "run.progress=plain"),
     *("rollout.store=all", "run.output=run", "cluster.engine_restarts=1000", "run.recover_at_most=1000"),
 )

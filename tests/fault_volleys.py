@@ -1,4 +1,5 @@
-"""The cells of the fault matrix that the end-to-end tests play: a fixed twelfth with every process, fault and phase.
+"""The cells of the fault matrix that the end-to-end tests play: of each placement a fixed twelfth with every process,
+fault and phase.
 
 `benchmarks/fault_cells.py` says what a cell is; conftest.py puts it on the path. docs/reliability.md has the `table`.
 """
@@ -45,10 +46,30 @@ The last two keep no iteration from being made, and may come to the run's end.
 DISAGGREGATED = (
     ("rank:kill:train", "engine:kill:train"),
     ("scheduler:stop:generate", "router:kill:generate"),
+    ("rank:stop:log-probs", "engine:stop:log-probs", "raylet:stop:log-probs"),
+    ("scheduler:kill:save", "router:stop 20 s:save", "driver:stop 20 s:save"),
+    ("scheduler:starved:train", "Ray worker:starved:train", "raylet:stop 20 s:train"),
+    ("rank:out of memory:sync", "engine:out of memory:sync"),
+    (
+        *("driver:starved:generate", "launcher:starved:generate"),
+        *("router:starved:generate", "rollout service:starved:generate"),
+    ),
     ("raylet:kill:sync",),
     ("rollout service:kill:train", "engine:stop:train"),
     ("node:kill:evaluate",),
-    ("launcher:stop:start",),
+    ("launcher:kill:generate", "Ray worker:kill:generate"),
+    ("driver:kill:save",),
+    ("launcher:stop:start", "scheduler:kill:start"),
+    ("rank:kill:stop", "engine:stop:stop", "router:kill:stop", "rollout service:stop:stop"),
+    ("node:stop 20 s:sync",),
+    (
+        *("rank:disk full:log-probs", "rollout service:disk full:log-probs", "launcher:disk full:log-probs"),
+        *("engine:disk full:log-probs", "scheduler:disk full:log-probs", "router:disk full:log-probs"),
+    ),
+    (
+        *("scheduler:out of memory:evaluate", "router:out of memory:evaluate"),
+        *("rollout service:out of memory:evaluate", "engine:out of memory:evaluate"),
+    ),
 )
 """The same of a run that is disaggregated: its engines generate for the next iteration while the trainer works."""
 ELSEWHERE = {
@@ -58,8 +79,13 @@ ELSEWHERE = {
 """Cells of other runs in tests/e2e/run."""
 
 
+def ahead() -> list[Cell]:
+    """All of the disaggregated run."""
+    return [Cell.of(text) for volley in DISAGGREGATED for text in volley]
+
+
 def played() -> list[Cell]:
-    """All of them but those of the disaggregated run."""
+    """All of the others."""
     return [Cell.of(text) for volley in (*VOLLEYS, *ELSEWHERE.values()) for text in volley]
 
 

@@ -178,7 +178,7 @@ class Calls:
             self._refuse_frozen([ref], what, [ref])
             if patience.look(True) > self._timeout_s:
                 late = f"{what} did not finish within {self._timeout_s:.0f} s (cluster.call_timeout_s)"
-                raise RunFailed(f"{late}. {self._what_they_do()}")
+                raise RunFailed(f"{late}. {self.what_they_do()}")
             self.host.sleep(POLL_S)
 
     def _late(self, said: str, pending: Sequence[Any], refs: Sequence[Any]) -> ProcessLost:
@@ -186,9 +186,9 @@ class Calls:
         late = [number for number, ref in enumerate(refs) if ref in pending]
         who = f"rank {late[0]}" if len(late) == 1 and len(refs) > 1 else f"{late} of {len(refs)}"
         others = f": waiting for {who}, the others are done" if len(refs) > 1 else ""
-        return ProcessLost(f"{said}{others}. {self._what_they_do()}", refs, from_within=True)
+        return ProcessLost(f"{said}{others}. {self.what_they_do()}", refs, from_within=True)
 
-    def _what_they_do(self) -> str:
+    def what_they_do(self) -> str:
         """For a message: the function that each process is in; their whole stacks are written down."""
         folder = Path(self._logs) / _STACKS
         try:
@@ -205,7 +205,7 @@ class Calls:
         frozen = self.processes.frozen(asked, self.patience_s)
         if frozen is not None:
             # Somebody who ends the run does not want to wait for the stacks.
-            told = f"See {self._logs}" if self.stopping else self._what_they_do()
+            told = f"See {self._logs}" if self.stopping else self.what_they_do()
             raise ProcessLost(f"{what}: {frozen}. The same command resumes the run. {told}", refs)
 
     def _result(self, ref: Any, what: str, refs: Sequence[Any]) -> Any:

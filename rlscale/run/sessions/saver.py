@@ -90,7 +90,8 @@ class SaverWithRanks(Saver):
             if not wait:
                 return None
             if patience.look(True) > self._timeout_s:
-                raise RunFailed(f"{_WHAT} was not written within {self._timeout_s:.0f} s (cluster.call_timeout_s)")
+                late = f"{_WHAT} was not written within {self._timeout_s:.0f} s (cluster.call_timeout_s)"
+                raise RunFailed(f"{late}. {self._trainer.doing()}")
             time.sleep(POLL_S)
         self._begun = None
         self._asking(begun, self._trainer.finish_save)

@@ -329,6 +329,10 @@ class TrainerGroup:
             with suppress(RanksLost):  # others come when they are needed, and have recorded nothing
                 self._ask_once(lambda: [rank.end_profile.remote(folder, iteration) for rank in self._ranks], what)
 
+    def doing(self) -> str:
+        """See TrainerSide."""
+        return self._calls.what_they_do()
+
     def call(self, method: str, *args: Any, what: str) -> list[Any]:
         """Any other method of the trainer, on every rank."""
         return self._ask(lambda: self._to_all(method, *args), what)

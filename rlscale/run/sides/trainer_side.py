@@ -66,5 +66,8 @@ class TrainerSide(Protocol):
     def damaged(self, checkpoint: Path, sums: dict[str, str]) -> list[str]:
         """The files of a checkpoint whose content has another checksum."""
 
+    def doing(self) -> str:
+        """Where the ranks and the run's other processes are, for a message about who is late."""
+
     def call(self, method: str, *args: Any, what: str) -> list[Any]:
         """Any other method of the trainer; the answer of every rank."""

@@ -49,14 +49,16 @@ def test_a_run_to_which_everything_happens_again_and_again_has_the_weights_of_an
 
 
 def test_a_disaggregated_run_to_which_everything_happens_trains_on_each_prompt_once(warm: str, tmp_path: Path) -> None:
-    words = (*RUN, *PLACEMENTS[AHEAD], "run.iterations=40", "cluster.answer_timeout_s=4", warm)
+    words = (*RUN, *PLACEMENTS[AHEAD], "run.iterations=120", "cluster.answer_timeout_s=4", warm)
 
     def start(folder: Path) -> FaultyRun:
         return FaultyRun(folder, words, os.getpid())
 
     with Chain(tmp_path / "rough", start, None, scale=SCALE, slack=2.0) as chain:
-        rows = [chain.play(*volley) for volley in volleys(DISAGGREGATED)]
-        print(*rows, sep="\n")
+        rows = []
+        for volley in volleys(DISAGGREGATED):
+            rows.append(chain.play(*volley))
+            print(" + ".join(map(str, volley)), rows[-1], sep=" | ", flush=True)
         assert chain.finish() == []
     assert [row for row in rows if row.seconds is None or row.afterwards != WELL] == []
 
