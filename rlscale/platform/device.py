@@ -81,6 +81,15 @@ class Platform:
         if trim := getattr(library, "malloc_trim", None):  # glibc; other C libraries have none, and keep little
             trim(0)
 
+    def settle_host(self) -> None:
+        """On the CPU, let go of freed memory after what takes much of it and does not come with each step, as a save.
+
+        Else jemalloc leaves it in pieces, of which it puts the small ones together only when it gives them back; the
+        next steps take some of these, the next save finds too few that are large, and takes new memory.
+        """
+        if not self.is_cuda:
+            self.empty_cache()
+
     def spare_host(self) -> None:
         """On the CPU, give memory back as `empty_cache` does when the machine has little left for other processes.
 

@@ -286,6 +286,7 @@ class MegatronTrainer:
     def finish_save(self) -> None:
         """Wait for every rank's part and make the checkpoint whole. UserError, on every rank, if the disk refused."""
         self._roster.finish_save()
+        self._platform.settle_host()
 
     def damaged(self, folder: str | Path, sums: dict[str, str]) -> list[str]:
         """The files in a folder, of this rank's share of `sums`, whose checksum is another one. Not collective."""
