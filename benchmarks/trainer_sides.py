@@ -24,6 +24,8 @@ from rlscale.trainer.trainer_spec import TrainerSpec
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rlscale.trainer.megatron.trainer import MegatronTrainer
+
 
 @dataclass(frozen=True)
 class Seconds:
@@ -69,17 +71,27 @@ def _timed(step: Callable[[], None]) -> Seconds:
     return Seconds(time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def rlscale_step(spec: TrainerSpec) -> Prepare:
+def start_trainer(spec: TrainerSpec) -> MegatronTrainer:
     """One rank in this process, with Megatron and gloo started."""
     from rlscale.platform.device import Platform
 
     Platform.of(spec.device).install_megatron()
-    from rlscale.data.batches.packing import plan
-    from rlscale.data.batches.rank_shard import split
     from rlscale.trainer.megatron.trainer import MegatronTrainer
 
     trainer = MegatronTrainer(spec, rank=0, world_size=1)
     trainer.start("127.0.0.1", free_port("127.0.0.1"))
+    return trainer
+
+
+def rlscale_step(spec: TrainerSpec) -> Prepare:
+    """The steps of one rank in this process."""
+    return steps_of(start_trainer(spec), spec)
+
+
+def steps_of(trainer: MegatronTrainer, spec: TrainerSpec) -> Prepare:
+    """What prepares a step of a rank."""
+    from rlscale.data.batches.packing import plan
+    from rlscale.data.batches.rank_shard import split
 
     def prepare(rows: TokenRows) -> Callable[[], None]:
         batch = _grpo_batch(rows, spec)
