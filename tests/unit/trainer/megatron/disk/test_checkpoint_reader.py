@@ -18,7 +18,11 @@ from rlscale.trainer.megatron.disk.checkpoint_writer import CheckpointWriter
 from rlscale.trainer.megatron.disk.code_in_checkpoint import refuse_code
 from tests.unit.torchscript_archive import torchscript
 
-RANDOM = {"numpy": np.random.RandomState(1).get_state(), "python": (3, (1, 2)), "torch": torch.arange(4)}
+RANDOM: dict[str, Any] = {
+    "numpy": np.random.RandomState(1).get_state(),
+    "python": (3, (1, 2)),
+    "torch": torch.arange(4),
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
