@@ -15,6 +15,7 @@ from typing import NewType
 import xxhash
 
 from rlscale.data.sample import Group
+from rlscale.families.inner_file import inner_file
 from rlscale.rollout.state_encoding import Encoder, Malformed, decode
 
 _MAGIC = b"rlgroup2"
@@ -73,7 +74,7 @@ def read_groups(path: Path, origin: Origin = UNKNOWN) -> tuple[list[Group], str 
     """The groups of a file, in their order, and why there may have been more; None where it is whole. None of a file of
     another origin."""
     try:
-        content = memoryview(path.read_bytes())
+        content = memoryview(inner_file(path.parent, path.name).read_bytes())
     except OSError as error:
         return [], f"{path} cannot be read ({error.strerror})"
     if content[: len(_MAGIC)] != _MAGIC or len(content) < _BEGIN:

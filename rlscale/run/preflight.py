@@ -20,6 +20,7 @@ from rlscale.config.derived.data_paths import data_paths
 from rlscale.config.derived.data_sections import evaluation_sections, reward_of, training_sections
 from rlscale.config.derived.hub_names import not_downloaded, own_draft, served_paths
 from rlscale.config.derived.needs import Needs
+from rlscale.config.derived.speculation_options import draft_options
 from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.named_code import code_that_runs
 from rlscale.config.schema import Config
@@ -249,7 +250,7 @@ def _try_models(part: _Part, found: Findings, other: Path | None) -> None:
 
     With `other` nothing is downloaded, and models are made in that folder.
     """
-    from rlscale.data.folders.model_folder import find_folder
+    from rlscale.data.folders.model_folder import find_served
     from rlscale.run.model_folders import ModelFolders, unsummed_starts
 
     config = part.config
@@ -260,9 +261,9 @@ def _try_models(part: _Part, found: Findings, other: Path | None) -> None:
         ]
         return
     for name, path in served_paths(config).items():
-        find_folder(path, f"rollout.models.{name}.path")
+        find_served(path, f"rollout.models.{name}.path", config.rollout.models[name].sglang)
     if (draft := own_draft(config)) is not None:
-        find_folder(draft, "rollout.speculation.draft", need_tokenizer=False)
+        find_served(draft, "rollout.speculation.draft", draft_options(config.rollout.sglang), need_tokenizer=False)
     models = ModelFolders.of(config, other).taught_by(config)
     models.check_start(config)
     found.notes += [f"{part.stage}{line}" for line in unsummed_starts(config)]

@@ -117,13 +117,13 @@ class EngineReceiver:
         They are all of one version: cache and requests are treated as with the last bucket of `receive_tensors`.
         """
         with self._bucket(last=True):
-            body = {**self._update_fields("auto", version, last=True), "model_path": folder}
+            body = {**self._update_fields("safetensors", version, last=True), "model_path": folder}
             self._call("/update_weights_from_disk", body)
 
     def receive_deltas(self, folder: str, version: int) -> None:
         """Patch the engine's copy of its folder up to `version` and load it; see `rlscale.serve.delta_endpoint`."""
         with self._bucket(last=True):
-            body = {**self._update_fields("auto", version, last=True), "folder": folder, "version": version}
+            body = {**self._update_fields("safetensors", version, last=True), "folder": folder, "version": version}
             self._call(DELTAS, body)
 
     def takes_deltas(self) -> bool:

@@ -135,6 +135,7 @@ def server_options(spec: ServerSpec, port: int) -> dict[str, Any]:
     return {
         **defaults,
         "log_level_http": "warning",  # otherwise one line per request
+        "load_format": "safetensors",  # else a folder without them is read from pickles
         **_role_defaults(spec),
         **(IN_PARTS if spec.role is Role.regular else {}),  # what was sent outlives the engine
         "served_model_name": "policy",  # else the folder's path, which the router tells whoever asks for /v1/models

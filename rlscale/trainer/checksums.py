@@ -12,6 +12,7 @@ from pathlib import Path
 import xxhash
 
 from rlscale.config.errors import UserError
+from rlscale.families.inner_file import inner_file
 
 SUMS = "checksums.json"
 """The file in a trainer's checkpoint that holds the checksums of all others, by name."""
@@ -36,7 +37,7 @@ def read_sums(folder: str | Path) -> dict[str, str]:
     """What SUMS in a folder says; {} where there is none. UserError for a file of another shape."""
     file = Path(folder) / SUMS
     try:
-        sums = json.loads(file.read_text(encoding="utf-8"))
+        sums = json.loads(inner_file(folder, SUMS).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
@@ -49,22 +50,29 @@ def read_sums(folder: str | Path) -> dict[str, str]:
 def damaged(folder: str | Path, sums: Mapping[str, str], rank: int = 0, ranks: int = 1) -> list[str]:
     """The files of `sums`, as far as they are this rank's to look at, whose content is not what was written, or cannot
     be read."""
-    place = Path(folder)
-    sizes = {name: _size(place / name) for name in sums}
+    files = {name: _file(folder, name) for name in sums}
     # The largest first and dealt out in turn: ranks then have about as much to read.
-    own = sorted(sums, key=lambda name: (-sizes[name], name))[rank::ranks]
-    return [name for name in own if not _is_as_written(place / name, sums[name])]
+    own = sorted(sums, key=lambda name: (-_size(files[name]), name))[rank::ranks]
+    return [name for name in own if not _is_as_written(files[name], sums[name])]
 
 
-def _size(file: Path) -> int:
+def _file(folder: str | Path, name: str) -> Path | None:
+    """None where there is none of that name, or it is no file within the folder."""
     try:
-        return file.stat().st_size
+        return inner_file(folder, name)
+    except OSError:
+        return None
+
+
+def _size(file: Path | None) -> int:
+    try:
+        return 0 if file is None else file.stat().st_size
     except OSError:
         return 0
 
 
-def _is_as_written(file: Path, wanted: str) -> bool:
+def _is_as_written(file: Path | None, wanted: str) -> bool:
     try:
-        return checksum(file) == wanted
-    except OSError:  # none, or one that its disk does not give back
+        return file is not None and checksum(file) == wanted
+    except OSError:  # its disk does not give it back
         return False

@@ -74,17 +74,16 @@ class CheckpointStore:
     """The tensors of a checkpoint in torch's distributed form, as a trainer writes it: weights and optimizer."""
 
     def __init__(self, folder: Path) -> None:
-        """UserError for a damaged one."""
-        from torch.distributed.checkpoint import FileSystemReader
+        """UserError for a damaged one, and for one whose index would run code."""
         from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+        from rlscale.weights.checkpoint_index import CheckpointReader, read_index
+
         self._folder = folder
-        try:
-            self._reader = FileSystemReader(folder)
-            index = self._reader.read_metadata().state_dict_metadata
-        except Exception as error:  # whatever a broken pickle raises
-            raise UserError(f"{folder / CHECKPOINT} cannot be read ({error})") from error
-        self._tensors = {name: about for name, about in index.items() if isinstance(about, TensorStorageMetadata)}
+        index = read_index(folder)
+        self._reader = CheckpointReader(folder, index)
+        tensors = index.state_dict_metadata.items()
+        self._tensors = {name: about for name, about in tensors if isinstance(about, TensorStorageMetadata)}
 
     def names(self) -> list[str]:
         """See TensorStore."""
@@ -100,8 +99,8 @@ class CheckpointStore:
         from torch.distributed import checkpoint
 
         about = self._tensors[name]
-        tensor = torch.empty(about.size, dtype=about.properties.dtype)
         try:
+            tensor = torch.empty(about.size, dtype=about.properties.dtype)
             warnings.filterwarnings("ignore", "torch.distributed is disabled")  # there is one process, as meant
             checkpoint.load({name: tensor}, storage_reader=self._reader, no_dist=True)
         except (Exception, checkpoint.CheckpointException) as error:  # the second is a BaseException

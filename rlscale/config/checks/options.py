@@ -38,6 +38,8 @@ _LETS_IN = {
     }
 }
 """By kind, options that name others who may change what it does."""
+_PICKLED = {"load_format": ("pt", "npcache"), "speculative_draft_load_format": ("pt", "npcache")}
+"""Options of SGLang's server, and those of their values by which it reads weights that may hold code."""
 _RUNS = {"server": "every engine", "router": "the router"}
 _LISTENS = {
     "server": {
@@ -73,6 +75,8 @@ def check_options(key: str, kind: str, given: Mapping[str, Any], cache: Path, no
         setter = DERIVED[kind].get(name)
         if name in _NAMES_CODE.get(kind, ()) and value:
             yield f"{key}.{name}: names code that {_RUNS[kind]} would run, which rlscale does not pass on"
+        elif kind == "server" and value in _PICKLED.get(name, ()):
+            yield f"{key}.{name}={value}: engines would read weights that may hold code; use safetensors"
         elif name in _LETS_IN.get(kind, ()) and value:
             yield f"{key}.{name}: lets others than this run change what the router does; leave it out"
         elif name in _LISTENS.get(kind, ()) and value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rlscale.config.schema.speculation_config import Algorithm, SpeculationConfig
@@ -28,3 +29,9 @@ def speculation_options(config: SpeculationConfig, model_path: str, draft: str |
         "speculative_num_draft_tokens": config.draft_tokens,
     }
     return {name: value for name, value in options.items() if value is not None}
+
+
+def draft_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """By what an engine with these options of SGLang loads a draft's own folder: as the model's, unless it is said."""
+    own = options.get("speculative_draft_load_format")
+    return dict(options) if own is None else {**options, "load_format": own}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from rlscale.families.config_file import CONFIG, complete, problems, read_config
 from rlscale.families.family import Head
 from rlscale.families.fit import check_weights
 from rlscale.families.origin import CHECKPOINT, check_origin
+from rlscale.families.weight_files import weight_files
 
 _HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+$")
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
@@ -88,6 +90,21 @@ def find_folder(name: str, key: str, need_config: bool = True, need_tokenizer: b
     if need_tokenizer and not any((folder / file).is_file() for file in _TOKENIZER_FILES):
         raise UserError(f"{key}={name}: {folder} has no tokenizer ({', '.join(_TOKENIZER_FILES)})")
     return folder.resolve()
+
+
+def find_served(name: str, key: str, options: Mapping[str, Any], need_tokenizer: bool = True) -> Path:
+    """`find_folder` of a model that engines load: its weights are safetensors. UserError naming `key`.
+
+    SGLang would take other files (*.bin, *.pt), which may hold code that it runs. With `load_format=dummy` among the
+    engines' `options` they load no weights, and need none.
+    """
+    folder = find_folder(name, key, need_tokenizer=need_tokenizer)
+    if options.get("load_format") != "dummy":
+        try:
+            weight_files(folder)
+        except FolderError as error:
+            raise UserError(f"{key}={name}: {error}") from error
+    return folder
 
 
 def _snapshot(name: str, key: str) -> Path:

@@ -7,7 +7,7 @@ import re
 import signal
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from rlscale.config.composition.command_words import help_is_shown
 from rlscale.config.errors import UserError
 from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.config.schema.cluster_config import LOOPBACK_HOSTS, Device
+from rlscale.data.folders.model_folder import find_served
 from rlscale.run.disk.key_file import read_key
 from rlscale.run.processes.forks import read_forks
 from rlscale.serve.server_spec import ServerSpec
@@ -78,10 +79,11 @@ def serve(arguments: Sequence[str]) -> int:
     for problem in check_options("sglang", "server", options, folder / "cache", []):
         raise UserError(problem)
     key = "" if request.key_file is None else read_key(request.key_file, "engines serve: key_file")
+    model = find_served(request.model, "engines serve: model", options)
     forks = None if request.warm is None else read_forks(Path(request.warm)).engines
     supervisor = Supervisor(folder / "logs", folder / "scratch", key, request.host, fork_server=forks)
     try:
-        url = supervisor.start_engine(request.spec(options))
+        url = supervisor.start_engine(replace(request, model=str(model)).spec(options))
         ended = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):  # until here they end this command as any other
             signal.signal(number, lambda *_: ended.set())

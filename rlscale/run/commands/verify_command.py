@@ -8,6 +8,7 @@ from pathlib import Path
 from rlscale.config.errors import UserError
 from rlscale.families.config_file import CONFIG
 from rlscale.families.family import FolderError
+from rlscale.families.inner_file import inner_file
 from rlscale.families.origin import CHECKPOINT
 from rlscale.families.weight_files import ADAPTER, weight_files
 from rlscale.families.weight_files import SUMS as SUMS_OF_WEIGHTS
@@ -77,7 +78,7 @@ def _looked_at(checkpoint: Path) -> tuple[bool, str]:
         return True, "has no checksums (an older version wrote it): its files cannot be looked at"
     if wrong := sorted(damaged(checkpoint, sums)):
         return True, f"damaged: {', '.join(wrong)} is not what was written (its checksum differs, or it cannot be read)"
-    size = sum((checkpoint / name).stat().st_size for name in sums)
+    size = sum(inner_file(checkpoint, name).stat().st_size for name in sums)
     more = _unnamed(checkpoint, {*sums, MANIFEST, SUMS, CHECKPOINT})
     beside = f"; beside them {', '.join(more)}, which no checksum is known of" if more else ""
     unsealed = not of_trainer and not is_sealed(checkpoint)

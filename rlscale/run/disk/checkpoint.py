@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rlscale.config.errors import UserError
+from rlscale.families.inner_file import inner_file
 from rlscale.rollout.group_journal import forget_groups
 from rlscale.run.disk.best_checkpoints import BestCheckpoints
 from rlscale.run.disk.rollout_state import NAME as ROLLOUT_STATE
@@ -238,9 +239,8 @@ def _other_version(checkpoint: Path) -> UserError:
 
 def read_manifest(checkpoint: Path) -> dict[str, Any]:
     """What a checkpoint's manifest says; `files` is a mapping. UserError if there is none, or one of another shape."""
-    file = checkpoint / MANIFEST
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        manifest = json.loads(inner_file(checkpoint, MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"it has no {MANIFEST}") from error
     except (OSError, ValueError) as error:
@@ -293,7 +293,7 @@ def fault_of(checkpoint: Path) -> str | None:
     for name, entry in manifest["files"].items():
         wanted, _ = _size_and_sum(entry) or (0, None)
         try:
-            size = (checkpoint / name).stat().st_size
+            size = inner_file(checkpoint, name).stat().st_size
         except OSError as error:
             return f"{name} cannot be read ({error.strerror})"
         if size != wanted:

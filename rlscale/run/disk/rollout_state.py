@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from rlscale.config.errors import UserError
+from rlscale.families.inner_file import inner_file
 from rlscale.rollout.state_encoding import Encoder, Malformed, NotPlain, decode
 from rlscale.trainer.checksums import running_checksum
 
@@ -64,7 +65,7 @@ def read_rollout_state(path: Path) -> Any:
     """The state that was written. RolloutStateDamaged for a file that was cut off or changed, UserError for one that
     another version of rlscale wrote."""
     try:
-        whole = path.read_bytes()
+        whole = inner_file(path.parent, path.name).read_bytes()
     except OSError as error:
         raise RolloutStateDamaged(f"{path} cannot be read ({error.strerror}); {_AGAIN}") from error
     if len(whole) < _HEADER.size:

@@ -89,6 +89,8 @@ def write_json(path: Path, value: Any, mode: int | None = None) -> None:
 
 def read_mark(folder: Path) -> dict[str, Any] | None:
     """The facts of the run in `folder`, or None when it holds no run. UserError where they are of another shape."""
+    if (folder / MARK).exists() and not (folder / MARK).is_file():  # a pipe, which nobody writes to
+        raise UserError(f"{folder / MARK} is not one that rlscale writes; choose another folder")
     try:
         facts = json.loads((folder / MARK).read_text(encoding="utf-8"))
     except OSError:

@@ -11,10 +11,11 @@ from pathlib import Path
 from threading import BoundedSemaphore
 from typing import Any
 
+from rlscale.config.derived.speculation_options import draft_options
 from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.config.schema.engine_group_config import Role
-from rlscale.data.folders.model_folder import find_folder
+from rlscale.data.folders.model_folder import find_served
 from rlscale.run.disk.key_file import read_key
 from rlscale.run.processes.forks import Forks
 from rlscale.run.processes.placement import Layout
@@ -117,7 +118,9 @@ class Engines:
             self._engines = [Engine(None, home, url.rstrip("/")) for url in rollout.engine_urls]
         slots = () if rollout.engine_urls else self.layout.engines
         draft = rollout.speculation.draft if slots else None
-        draft = draft and str(find_folder(draft, "rollout.speculation.draft", need_tokenizer=False))
+        if draft is not None:
+            own = draft_options(rollout.sglang)
+            draft = str(find_served(draft, "rollout.speculation.draft", own, need_tokenizer=False))
         specs = engine_specs(self.config, slots, model_path, draft, trained_on=self.trained_on)
         for slot, spec in zip(slots, specs, strict=True):
             launcher = self._launcher(slot.node)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rlscale.config.derived.serving_beside import serving_beside
 from rlscale.config.schema import Config
-from rlscale.data.folders.model_folder import find_folder
+from rlscale.data.folders.model_folder import find_served
 from rlscale.envs.served_models import Address
 from rlscale.rollout.evaluation import EvalResult
 from rlscale.run.sides.engine_side import EngineSide, RunningEngines
@@ -65,7 +65,7 @@ class ModelsBeside:
             elif model.engine_urls:
                 fleet.launch(model.path or "")
             else:
-                fleet.launch(str(find_folder(str(model.path), f"rollout.models.{name}.path")))
+                fleet.launch(str(find_served(str(model.path), f"rollout.models.{name}.path", model.sglang)))
             self._reserved = fleet.machines
 
     def ready(self) -> None:

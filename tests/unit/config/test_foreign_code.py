@@ -144,6 +144,13 @@ def test_engines_are_passed_no_names_of_code(folder: Path) -> None:
         check(compose(overrides=["rollout.router.mcp_config_path=servers.yaml"]))
 
 
+@pytest.mark.parametrize("option", ["load_format=pt", "load_format=npcache", "speculative_draft_load_format=pt"])
+def test_engines_are_not_told_to_read_pickles(option: str) -> None:
+    with pytest.raises(ConfigError, match=rf"rollout\.sglang\.{option}: engines would read weights that may hold code"):
+        check(compose(overrides=[f"rollout.sglang.{option}"]))
+    check(compose(overrides=["rollout.sglang.load_format=dummy"]))
+
+
 @pytest.mark.parametrize("option", ["control_plane_api_keys=[[a, b, c, admin]]", "service_discovery=true"])
 def test_the_router_is_told_of_nobody_else_who_may_change_what_it_does(option: str) -> None:
     name = option.partition("=")[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,23 @@ def test_a_draft_of_engines_that_speculate_is_there(tmp_path: Path) -> None:
     draft = ["rollout.speculation.algorithm=standalone", f"rollout.speculation.draft={tmp_path / 'none'}"]
     with pytest.raises(UserError, match=r"^rollout\.speculation\.draft=.*none: there is no such folder"):
         preflight(config(tmp_path, *draft))
+
+
+def test_folders_that_engines_would_read_pickles_of_are_refused(tmp_path: Path) -> None:
+    ready = config(tmp_path)
+    preflight(ready)
+    (made,) = (tmp_path / "scratch" / "models").iterdir()
+    pickled = tmp_path / "pickled"
+    shutil.copytree(made, pickled)
+    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    judge, draft = f"rollout.models.judge.path={pickled}", f"rollout.speculation.draft={pickled}"
+    with pytest.raises(UserError, match=r"^rollout\.models\.judge\.path=.*pickled: only \.bin files; save it with"):
+        preflight(config(tmp_path, judge))
+    with pytest.raises(UserError, match=r"^rollout\.speculation\.draft=.*pickled: only \.bin files; save it with"):
+        preflight(config(tmp_path, "rollout.speculation.algorithm=standalone", draft))
+    preflight(config(tmp_path, judge, "+rollout.models.judge.sglang.load_format=dummy"))
+    as_dummy = "+rollout.sglang.speculative_draft_load_format=dummy"
+    preflight(config(tmp_path, "rollout.speculation.algorithm=standalone", draft, as_dummy))
 
 
 def test_a_missing_reward_module_is_said_within_three_seconds(tmp_path: Path) -> None:

@@ -48,6 +48,13 @@ def test_a_cpu_engine_gets_the_options_under_which_sglang_runs_without_a_gpu(mod
     assert "api_key" not in options
 
 
+@pytest.mark.parametrize("device", Device)
+def test_an_engine_reads_no_pickles_for_weights_unless_it_is_told_how_to_load_them(model: str, device: Device) -> None:
+    assert server_options(ServerSpec("engine-0", model, device), 1)["load_format"] == "safetensors"
+    told = ServerSpec("engine-0", model, device, options={"load_format": "dummy"})
+    assert server_options(told, 1)["load_format"] == "dummy"
+
+
 def test_a_cpu_engine_keeps_the_states_of_gated_delta_nets_without_kernels_of_a_gpu(model: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "model_type": "qwen3_next"}))
     options = server_options(ServerSpec("engine-0", model, Device.cpu), 1)

@@ -34,9 +34,7 @@ from torch.distributed.checkpoint.utils import _DistWrapper
 from rlscale.config.errors import UserError, first_line
 from rlscale.platform.device import host_copy
 from rlscale.trainer.checksums import SUMS, checksum
-
-INDEX = ".metadata"
-"""torch's file that says which tensors lie where."""
+from rlscale.weights.checkpoint_index import INDEX
 
 
 class CheckpointWriter:

@@ -10,6 +10,7 @@ from typing import Any
 import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.dist_checkpointing.mapping import ShardedObject
+from torch.distributed.checkpoint.metadata import Metadata
 
 from rlscale.config.errors import UserError
 from rlscale.families.origin import ARCHITECTURE, CHECKPOINT, architecture_text, check_origin
@@ -21,9 +22,9 @@ from rlscale.trainer.megatron.disk.adapter_checkpoint import (
     check_adapter,
     put_adapter,
 )
-from rlscale.trainer.megatron.disk.checkpoint_reader import read_common, read_index, read_state
+from rlscale.trainer.megatron.disk.checkpoint_reader import read_state
 from rlscale.trainer.megatron.disk.checkpoint_writer import CheckpointWriter
-from rlscale.trainer.megatron.disk.code_in_checkpoint import refuse_code
+from rlscale.trainer.megatron.disk.code_in_checkpoint import read_common, refuse_code
 from rlscale.trainer.megatron.disk.optimizer_state import load_state, state_to_load, state_to_save
 from rlscale.trainer.megatron.model.model import Model
 from rlscale.trainer.megatron.ranks.random_state import random_state, set_random_state
@@ -67,7 +68,7 @@ def load_checkpoint(folder: str | Path, model: Model, optimizer: Optimizer) -> N
     """
     if not holds_checkpoint(folder):
         raise UserError(f"{folder} is not a trainer checkpoint (no metadata.json)")
-    _refuse_code(folder)
+    index = _refuse_code(folder)
     _is_of(model, folder)
     check_adapter(folder, model)
     common = read_common(folder)
@@ -75,17 +76,17 @@ def load_checkpoint(folder: str | Path, model: Model, optimizer: Optimizer) -> N
     if "schedule" not in common:
         raise UserError(f"{folder} holds weights alone; start a new run from them: {start}")
     instead = f"; a new run can start from its weights alone: {start}"
-    saved = read_index(folder)
+    saved = index.state_dict_metadata
     _has_the_layers_of(model, folder, saved)
     state: dict[str, Any] = {"optimizer": state_to_load(optimizer.megatron, _weights(model), saved)}
     same_layout = common.get("layout") == _layout()
     if same_layout:
         state["random"] = _random_state(None)
-    loaded = read_state(folder, state, instead)
+    loaded = read_state(folder, index, state, instead)
     load_state(optimizer.megatron, loaded["optimizer"])
     # A second read: the optimizer may have to read what the model reads, which Megatron allows only once. It comes last
     # because preparing to load an optimizer on the host (`optim.on_host`) makes a step with random gradients.
-    _put_weights(model, read_state(folder, _weights(model), instead))
+    _put_weights(model, read_state(folder, index, _weights(model), instead))
     optimizer.schedule.num_steps = 0  # Megatron adds the steps of a checkpoint to those that were made
     optimizer.schedule.load_state_dict(loaded["schedule"])
     if same_layout:
@@ -98,11 +99,11 @@ def load_weights_of(folder: str | Path, model: Model) -> None:
     UserError if they do not fit, or if a file is not what was written.
     """
     _refuse_damage(folder)  # first: a byte that was changed may look like the name of a function
-    _refuse_code(folder)
+    index = _refuse_code(folder)
     _is_of(model, folder)
     check_adapter(folder, model)
-    _has_the_layers_of(model, folder, read_index(folder))
-    _put_weights(model, read_state(folder, _weights(model)))
+    _has_the_layers_of(model, folder, index.state_dict_metadata)
+    _put_weights(model, read_state(folder, index, _weights(model)))
 
 
 def load_base_of(folder: str | Path, model: Model) -> None:
@@ -129,17 +130,19 @@ def _has_the_layers_of(model: Model, folder: str | Path, saved: Collection[str])
         )
 
 
-def _refuse_code(folder: str | Path) -> None:
-    """UserError, the same on every rank, if reading the folder would run code. Collective."""
-    own = ""
+def _refuse_code(folder: str | Path) -> Metadata:
+    """The folder's index. UserError, the same on every rank, if reading the folder would run code. Collective."""
+    own, index = "", None
     try:
-        refuse_code(folder, dist.get_rank(), dist.get_world_size())
+        index = refuse_code(folder, dist.get_rank(), dist.get_world_size())
     except UserError as error:
         own = str(error)
     everywhere = [""] * dist.get_world_size()
     dist.all_gather_object(everywhere, own)
     if any(everywhere):
         raise UserError(next(filter(None, everywhere)))
+    assert index is not None
+    return index
 
 
 def _refuse_damage(folder: str | Path) -> None:

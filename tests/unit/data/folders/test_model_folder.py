@@ -14,7 +14,12 @@ from safetensors.torch import save_file as save_torch
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema.model_config import CreateModelConfig, ModelConfig
-from rlscale.data.folders.model_folder import ensure_model_folder, ensure_tokenizer_folder, read_chat_template
+from rlscale.data.folders.model_folder import (
+    ensure_model_folder,
+    ensure_tokenizer_folder,
+    find_served,
+    read_chat_template,
+)
 from rlscale.data.tokens.prompt_encoder import load_tokenizer
 from rlscale.families.config_file import complete, differences
 
@@ -212,6 +217,22 @@ def test_a_good_folder_is_used_as_it_is(folder: Path, tmp_path: Path) -> None:
     model = ModelConfig(name="m", path=str(folder))
     assert ensure_model_folder(model, tmp_path) == folder
     assert ensure_tokenizer_folder(model, folder) == folder
+
+
+def test_engines_load_a_folder_of_safetensors_alone(folder: Path, tmp_path: Path) -> None:
+    assert find_served(str(folder), "key", {}) == folder.resolve()
+    for file in folder.iterdir():
+        if file.name != "model.safetensors":
+            (tmp_path / file.name).symlink_to(file)
+    with pytest.raises(UserError, match=rf"^key={tmp_path}: no weights \(\*\.safetensors\)$"):
+        find_served(str(tmp_path), "key", {})
+    (tmp_path / "pytorch_model.bin").write_bytes(b"a pickle")
+    for told in ({}, {"load_format": "auto"}):
+        with pytest.raises(
+            UserError, match=rf"^key={tmp_path}: only \.bin files; save it with transformers in safeten"
+        ):
+            find_served(str(tmp_path), "key", told)
+    assert find_served(str(tmp_path), "key", {"load_format": "dummy"}) == tmp_path.resolve()
 
 
 def test_a_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from rlscale.cli import main
@@ -44,3 +46,17 @@ def test_it_is_a_verb_of_the_command_for_engines(capsys: pytest.CaptureFixture[s
 def test_what_nobody_understands_is_one_line(words: list[str], line: str) -> None:
     with pytest.raises(UserError, match=line):
         serve(words)
+
+
+def test_a_folder_whose_weights_may_be_code_is_not_served(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for file in ("config.json", "tokenizer.json", "pytorch_model.bin"):
+        (tmp_path / file).write_text("{}")
+    serving = ["engines", "serve", f"model={tmp_path}", f"folder={tmp_path}/engine"]
+    assert main(serving) == 2
+    assert capsys.readouterr().err == (
+        f"error: engines serve: model={tmp_path}: only .bin files; save it with transformers in safetensors form\n"
+    )
+    assert main([*serving, "sglang.load_format=pt"]) == 2
+    assert "load_format=pt: engines would read weights that may hold code; use safetensors" in capsys.readouterr().err
+    assert main([*serving[:2], f"model={tmp_path}/none"]) == 2
+    assert "none: there is no such folder" in capsys.readouterr().err

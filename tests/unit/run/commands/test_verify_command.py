@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from rlscale.cli import main
+from rlscale.run.disk.checkpoint import sealed
 from rlscale.run.disk.run_folder import MARK
 from rlscale.trainer.checksums import SUMS, checksum
 from tests.unit.run.disk.test_checkpoint import save, saver
@@ -118,3 +120,70 @@ def test_what_cannot_be_verified_is_one_line(
 def test_a_run_without_a_checkpoint_is_said_to_be_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / MARK).write_text("{}")
     assert said(capsys, str(tmp_path)) == (2, [f"error: {tmp_path}: this run has no checkpoint yet"])
+
+
+def named(checkpoint: Path, **entries: object) -> None:
+    """Let the manifest name further files."""
+    file = checkpoint / "manifest.json"
+    facts = json.loads(file.read_text())
+    del facts["checksum"]
+    facts["files"] |= entries
+    file.write_text(json.dumps(sealed(facts)))
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "reason"),
+    [
+        ("pipe", None, "not a regular file"),
+        ("/etc/hostname", None, "not the name of a file inside the folder"),
+        ("../iteration_000002/rollout.state", None, "not the name of a file inside the folder"),
+        ("link", "/etc/hostname", "a link that leads out of the folder"),
+        ("link", "../../run.json", "a link that leads out of the folder"),
+        ("trainer", None, "not a regular file"),
+    ],
+)
+def test_a_manifest_names_no_file_outside_the_checkpoint_and_nothing_that_never_ends(
+    run: Path, capsys: pytest.CaptureFixture[str], name: str, target: str | None, reason: str
+) -> None:
+    checkpoint = run / "checkpoints" / "iteration_000001"
+    if name == "pipe":
+        os.mkfifo(checkpoint / name)
+    if target is not None:
+        (checkpoint / name).symlink_to(target)
+    size = (checkpoint / name).stat().st_size
+    named(checkpoint, **{name: {"size": size, "xxh3_128": "0" * 32}})
+    code, lines = said(capsys, str(run))
+    assert (code, lines[0]) == (1, f"{checkpoint}: not whole: {name} cannot be read ({reason})")
+    # The same of the ranks' checksums, which a trainer's part alone is held to.
+    (checkpoint / SUMS).write_text(json.dumps({name: "0" * 32}))
+    (checkpoint / "manifest.json").unlink()
+    code, lines = said(capsys, str(checkpoint))
+    assert (code, lines) == (
+        1,
+        [f"{checkpoint}: damaged: {name} is not what was written (its checksum differs, or it cannot be read)"],
+    )
+
+
+@pytest.mark.parametrize("name", ["manifest.json", SUMS])
+def test_a_manifest_that_is_a_pipe_or_leads_out_is_told(
+    run: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    checkpoint = run / "checkpoints" / "iteration_000001"
+    (checkpoint / "manifest.json").unlink()
+    os.mkfifo(checkpoint / name)
+    code, lines = said(capsys, str(run))
+    assert (code, len(lines)) == (1, 2)
+    assert lines[0].startswith(f"{checkpoint}: not whole: ")
+
+
+def test_checkpoints_that_were_moved_to_another_disk_by_a_link_are_read(
+    run: Path, capsys: pytest.CaptureFixture[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    whole = said(capsys, str(run))
+    disk = tmp_path_factory.mktemp("disk")
+    (run / "checkpoints" / "iteration_000001").rename(disk / "one")
+    (run / "checkpoints" / "iteration_000001").symlink_to(disk / "one")
+    assert said(capsys, str(run)) == whole
+    (run / "checkpoints").rename(disk / "checkpoints")
+    (run / "checkpoints").symlink_to(disk / "checkpoints")
+    assert said(capsys, str(run)) == whole
