@@ -280,12 +280,15 @@ def _checked(recipe: str | None, runs: list[list[str]]) -> list[Config]:
     from rlscale.config.machine import check_machine
     from rlscale.run.preflight import preflight_of_sweep
 
-    configs, problems = [], []
+    configs, problems, told = [], [], set[str]()
     first: dict[str, str] = {}  # by what a run computes, the overrides of the first that computes it
     for run, own in zip(runs, differing(runs), strict=True):
         try:
             config = compose(recipe, run)
-            check(config)
+            for note in check(config):
+                if note not in told:  # before anything is built: whose code runs is one of them
+                    print(f"note: {note}", file=sys.stderr, flush=True)
+                    told.add(note)
             check_machine(config)
             preflight_of_sweep(config)
             configs.append(config)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
 from rlscale.config.errors import UserError
 from rlscale.config.schema.data_config import ArithmeticData, CustomData, DataConfig, FileData, MixtureData
 from rlscale.data.prompts.first_prompts import FirstPrompts
@@ -26,14 +30,7 @@ def build_source(config: DataConfig, key: str = "data") -> PromptSource:
 
         return FileSource(config, key)
     if isinstance(config, CustomData):
-        from rlscale.data.target import build_target
-
-        source = build_target(config.source, f"{key}.source")
-        if not isinstance(source, PromptSource):
-            raise UserError(
-                f"{key}.source: {type(source).__name__} lacks a method of rlscale.data.prompts.sources.PromptSource"
-            )
-        return source
+        return _built(config.source, f"{key}.source")
     if isinstance(config, MixtureData):
         from rlscale.data.prompts.mixture import MixtureSource
 
@@ -43,3 +40,18 @@ def build_source(config: DataConfig, key: str = "data") -> PromptSource:
         f"{key}: no source for {type(config).__name__}; choose one with {key}=arithmetic, jsonl, parquet, "
         "custom or mixture"
     )
+
+
+def _built(node: Mapping[str, Any], key: str) -> PromptSource:
+    """The source of a class, which is not built where it lacks a method. UserError naming `key` for what is none."""
+    from rlscale.data.target import build_target, check_node, resolve_target
+
+    check_node(node, key)
+    target: Any = resolve_target(node, key)
+    is_class = inspect.isclass(target)
+    if is_class and (issubclass(target, PromptSource) or hasattr(target, "__getattr__")):
+        source = build_target(node, key)
+        if isinstance(source, PromptSource):
+            return source
+    name = target.__name__ if is_class else type(target).__name__
+    raise UserError(f"{key}: {name} lacks a method of rlscale.data.prompts.sources.PromptSource")

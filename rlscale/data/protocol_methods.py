@@ -38,20 +38,39 @@ def check_built(node: Mapping[str, Any], key: str, protocol: type[Any], given: S
     """Whether the class of a node can be built with what it is given, and has the methods of the protocol.
 
     `given` names what a run gives besides the node's arguments; where that is nothing, an instance is built here, also
-    by a function. UserError naming `key` if not.
+    by a function. A class that lacks a method is never built. UserError naming `key` if not.
     """
     check_node(node, key, len(given), f" (it is given {', '.join(given)})" if given else "")
     made: Any = resolve_target(node, key)
     is_class = inspect.isclass(made)
+    if is_class:
+        refuse_problems(made, node, key, protocol)
     if not given:
         made = build_target(node, key)
-        made = made if is_class else made()
-    elif not is_class:
-        return  # what a function makes is known when it is called
-    problems = protocol_problems(made, protocol)
-    if problems:
-        protocol_path = f"{protocol.__module__}.{protocol.__name__}"
-        raise UserError(f"{key}: {node['_target_']} does not follow {protocol_path}: {'; '.join(problems)}")
+        refuse_problems(made if is_class else made(), node, key, protocol)
+
+
+def build_as(node: Mapping[str, Any], key: str, protocol: type[Any]) -> Any:
+    """An instance of the class that a node names, which is not built where it lacks a method of the protocol.
+
+    UserError naming `key` for what is no class, too.
+    """
+    check_node(node, key)
+    target = resolve_target(node, key)
+    if not inspect.isclass(target):
+        raise UserError(f"{key}: {node['_target_']} is a function; name a class with {_path(protocol)}'s methods")
+    refuse_problems(target, node, key, protocol)
+    return build_target(node, key)
+
+
+def refuse_problems(made: Any, node: Mapping[str, Any], key: str, protocol: type[Any]) -> None:
+    """UserError naming `key` where a class or an instance lacks something of the protocol."""
+    if problems := protocol_problems(made, protocol):
+        raise UserError(f"{key}: {node['_target_']} does not follow {_path(protocol)}: {'; '.join(problems)}")
+
+
+def _path(protocol: type[Any]) -> str:
+    return f"{protocol.__module__}.{protocol.__name__}"
 
 
 def _is_method(name: str, value: Any) -> bool:

@@ -14,7 +14,8 @@ from types import ModuleType
 from typing import Any
 
 from rlscale.config.errors import UserError
-from rlscale.config.foreign_code import NEVER, refusal_of
+from rlscale.config.foreign_code import is_pythons_own, never_run, not_allowed_here
+from rlscale.config.own_targets import PACKAGE, own_refusal
 
 
 def resolve_target(node: Mapping[str, Any], key: str) -> Callable[..., Any]:
@@ -30,7 +31,7 @@ def import_target(path: str, shown: str) -> Callable[..., Any]:
     parts = path.split(".")
     if not all(part.isidentifier() for part in parts):
         raise UserError(f"{shown} is not a dotted path such as my_module.my_function")
-    if (why := refusal_of(path)) is not None and parts[0] in NEVER:
+    if (why := never_run(path)) is not None:
         raise UserError(f"{shown}: {why}")
     for cut in range(len(parts) - 1, 0, -1):
         module_name = ".".join(parts[:cut])
@@ -38,6 +39,9 @@ def import_target(path: str, shown: str) -> Callable[..., Any]:
         if found is None:
             continue
         for name in parts[cut:]:
+            if not (inspect.ismodule(found) or inspect.isclass(found)):
+                what = f"{type(found).__name__} of {module_name}"
+                raise UserError(f"{shown}: {name} is reached through a {what}; name a class or function of yours")
             if not hasattr(found, name):
                 _refuse_module(_imported(path, shown), shown)
                 close = difflib.get_close_matches(name, dir(found), 1)
@@ -69,16 +73,32 @@ def _imported(name: str, shown: str) -> ModuleType | None:
 
 
 def _refuse_what_is_elsewhere(found: Any, module_name: str, shown: str) -> None:
-    """A module, or a class or function of Python's, that the named module only imports is not a hook of it."""
+    """What the named module only imports is not a hook of it: a module, or code whose own name would be refused."""
     if inspect.ismodule(found) and not found.__name__.startswith(f"{module_name}."):
         raise UserError(f"{shown}: {found.__name__} is not a part of {module_name}; name a class or function of yours")
-    if inspect.isclass(found) or inspect.isroutine(found):
-        home = getattr(found, "__module__", None) or ""
-        top = home.partition(".")[0]
-        if top == "rlscale" and refusal_of(f"{home}.{found.__name__}") is not None:
-            raise UserError(f"{shown}: is of {home}, which has no hooks; see docs/hooks.md and docs/components.md")
-        if top in sys.stdlib_module_names or (module_name.startswith("rlscale.") and top != "rlscale"):
-            raise UserError(f"{shown}: is of {top}, which holds no hooks; name a class or function of yours")
+    if inspect.ismodule(found) or not callable(found):
+        return
+    home, name = _home(found)
+    top, own = home.partition(".")[0], module_name.partition(".")[0]
+    if top == own:
+        return
+    if top == PACKAGE and own_refusal(f"{home}.{name}") is not None:
+        raise UserError(f"{shown}: is of {home}, which has no hooks; see docs/hooks.md and docs/components.md")
+    if is_pythons_own(top):
+        raise UserError(f"{shown}: is of {top}, which holds no hooks; name a class or function of yours")
+    if (inspect.isclass(found) or inspect.isroutine(found)) and (why := not_allowed_here(top)) is not None:
+        raise UserError(f"{shown}: {why}")
+
+
+def _home(found: Any) -> tuple[str, str]:
+    """The module in which something callable was written, and its name there; of an object, those of its class."""
+    if isinstance(found, functools.partial):
+        return _home(found.func)
+    if not (inspect.isclass(found) or inspect.isroutine(found)):
+        wrapped = getattr(found, "__dict__", {}).get("__wrapped__")  # as functools.lru_cache and others leave it
+        return _home(wrapped) if callable(wrapped) else _home(type(found))
+    home = getattr(found, "__module__", None)
+    return (home, found.__name__) if home else _home(getattr(found, "__objclass__", None) or type(found))
 
 
 def _refuse_module(found: Any, shown: str) -> None:

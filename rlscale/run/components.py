@@ -6,14 +6,15 @@ import inspect
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from importlib import import_module
+from typing import Any
 
 from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.component import TARGET, component_nodes
 from rlscale.data.protocol_methods import check_built
-from rlscale.data.target import build_target, import_target, resolve_target
+from rlscale.data.target import build_target, resolve_target
 from rlscale.envs.configured_environment import configured_environment
 from rlscale.envs.workers.calling import is_async
 
@@ -62,11 +63,9 @@ def check_components(config: Config) -> list[str]:
         try:
             look_at(key, node)
             if key == "rollout" and config.syncs_in_waves:
-                drains = cast("type[Any]", import_target(_DRAINS, _DRAINS))
-                check_built(node, key, drains, _USES[key].given)
+                check_built(node, key, _protocol(_DRAINS), _USES[key].given)
             if key == "trainer" and config.checkpoint.in_memory:
-                copies = cast("type[Any]", import_target(_COPIES, _COPIES))
-                check_built(node, key, copies, _USES[key].given)
+                check_built(node, key, _protocol(_COPIES), _USES[key].given)
             looked.append(f"{key}: {node[TARGET]}")
         except UserError as error:
             problems += str(error).splitlines()
@@ -94,7 +93,13 @@ def look_at(key: str, node: Mapping[str, Any]) -> None:
         _is_called(key, node)
     else:
         use = _USES.get(key, _TRACKER)
-        check_built(node, key, cast("type[Any]", import_target(use.protocol, use.protocol)), use.given)
+        check_built(node, key, _protocol(use.protocol), use.given)
+
+
+def _protocol(path: str) -> type[Any]:
+    module, _, name = path.rpartition(".")
+    protocol: type[Any] = getattr(import_module(module), name)
+    return protocol
 
 
 def _is_called(key: str, node: Mapping[str, Any]) -> None:

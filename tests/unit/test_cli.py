@@ -151,3 +151,18 @@ def test_a_written_recipe_path_runs_as_a_process_from_another_folder(tmp_path: P
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == "11\n"
     assert [file.name for file in tmp_path.iterdir()] == ["mine.yaml"]
+
+
+def test_a_sweep_lists_whose_code_runs_before_it_is_run_and_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loud_reward.py").write_text(
+        "import sys\nprint('it runs', file=sys.stderr)\nraise RuntimeError('stop')\n"
+    )
+    (tmp_path / "e.yaml").write_text("defaults: [arithmetic, _self_]\nreward: {function: {_target_: loud_reward.f}}\n")
+    assert main(["-m", "recipe=./e.yaml", "run.seed=1,2"]) == 2
+    error = capsys.readouterr().err
+    note = f"note: reward.function: runs loud_reward.f of {tmp_path / 'loud_reward.py'}\n"
+    assert error.count(note) == 1
+    assert error.index(note) < error.index("it runs")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlscale.config.errors import UserError
-from rlscale.data.target import build_target
+from rlscale.data.protocol_methods import build_as
 from rlscale.envs.problems.problem_maker import ProblemMaker, digest_of
 from rlscale.envs.score import Failed
 
@@ -26,7 +26,7 @@ class ProblemReward:
                 "reward.function.maker is missing: by default it is that of data=reasoning_gym, data=rlve_gym or "
                 "another source of problems, and has to be given where data is none of them"
             )
-        self._maker: ProblemMaker = build_target(maker, "reward.function.maker")
+        self._maker: ProblemMaker = build_as(maker, "reward.function.maker", ProblemMaker)
 
     def __call__(self, response: str, label: Any, info: dict[str, Any]) -> float | Failed:
         """From 0 to 1. ValueError for a prompt of another source."""

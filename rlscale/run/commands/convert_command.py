@@ -17,6 +17,7 @@ from rlscale.config.machine import check_gpus, check_starting_weights
 from rlscale.config.schema import Config
 from rlscale.data.folders.companions import companions_of
 from rlscale.run.assembly import trainer_spec
+from rlscale.run.commands.recipe_of_run import compose_of_run, tell_code, trusted
 from rlscale.run.disk.resume import checkpoint_of
 from rlscale.run.model_folders import ModelFolders, unsummed_starts
 from rlscale.run.processes.forks import Forks, warm_forks, with_workers
@@ -30,11 +31,13 @@ from rlscale.trainer.trainer_spec import Form, TrainerSpec
 
 EXPORT_USAGE = (
     "usage: python -m rlscale export run.output=FOLDER [to=FOLDER] [iteration=N] [model=policy|critic] [parallel=...]\n"
+    "                               [--trust-run]\n"
     "  run.output  folder of a run\n"
     "  to          folder for the model; by default hf-<iteration> or hf_critic-<iteration> in the run's folder\n"
     "  iteration   which checkpoint; by default the newest whole one\n"
     "  model       policy (default), or the critic of a run that has one\n"
-    "  parallel    layout of the ranks that convert, and cluster their machines; by default the run's"
+    "  parallel    layout of the ranks that convert, and cluster their machines; by default the run's\n"
+    "  --trust-run let the ranks be of a trainer that the run's own recipe names"
 )
 
 IMPORT_USAGE = (
@@ -55,6 +58,7 @@ def export(arguments: Sequence[str]) -> int:
     """Write a model of a run's checkpoint as Hugging Face safetensors."""
     if help_is_shown(arguments, EXPORT_USAGE):
         return 0
+    trust, arguments = trusted(arguments)
     elsewhere = [word for word in arguments if word.lstrip("~").partition("=")[0].split(".")[0] in _ELSEWHERE]
     own = [word for word in arguments if word not in elsewhere]
     given = _given(own, ("run.output", "to", "iteration", "model"), "parallel=..., cluster=...")
@@ -67,7 +71,8 @@ def export(arguments: Sequence[str]) -> int:
     checkpoint = checkpoint_of(run, given.get("iteration"))
     number = checkpoint.name.removeprefix("iteration_").lstrip("0") or "0"
     target = _empty(Path(given.get("to", run / f"{_FOLDERS[wanted]}-{number}")).resolve())
-    config = compose(str(run / "recipe.yaml"), elsewhere)
+    config = compose_of_run(run, elsewhere, (), _is_run, trust=trust, repeats=False)
+    tell_code(config, _is_run)
     _check(config)
     models = ModelFolders.of(config)  # without the teacher, which is not part of what is exported
     if wanted == "critic" and models.critic is None:
@@ -93,6 +98,7 @@ def import_(arguments: Sequence[str]) -> int:
         raise UserError("import needs to=FOLDER once, the folder for the checkpoint")
     target = _empty(Path(targets[0]).resolve())
     config = compose(recipe, [word for word in words if not word.startswith("to=")])
+    tell_code(config, _is_run)
     _check(config)
     check_starting_weights(config)
     _try_writing(target)
@@ -105,6 +111,11 @@ def import_(arguments: Sequence[str]) -> int:
     _convert(config, spec, target, Form.checkpoint, target.with_name(f".{target.name}-logs"))
     print(f"imported {spec.init_path} to {target}; a run starts from it with model.init={target}")
     return 0
+
+
+def _is_run(key: str) -> bool:
+    """Of a configuration, the trainer and the machines of its ranks."""
+    return key.partition(".")[0] in ("trainer", "cluster")
 
 
 def _check(config: Config) -> None:

@@ -15,6 +15,7 @@ from rlscale.config.machine import check_machine
 from rlscale.config.schema import Config
 from rlscale.config.schema.weights_config import SyncedLora
 from rlscale.observe import jsonl
+from rlscale.run.commands.recipe_of_run import TRUST_RUN, compose_of_run, trusted
 from rlscale.run.commands.recomposed import recompose, taken_apart
 from rlscale.run.disk.resume import checkpoint_of
 from rlscale.run.disk.run_folder import read_mark, write_json
@@ -24,12 +25,13 @@ if TYPE_CHECKING:
     from rlscale.rollout.evaluation import EvalResult
 
 USAGE = (
-    "usage: python -m rlscale eval run.output=FOLDER [iteration=N] [to=FOLDER] [key=value ...]\n"
+    "usage: python -m rlscale eval run.output=FOLDER [iteration=N] [to=FOLDER] [--trust-run] [key=value ...]\n"
     "       python -m rlscale eval model.path=FOLDER|NAME [recipe=NAME|PATH.yaml] [to=FOLDER] [key=value ...]\n"
     "  run.output  folder of a run: its final model, or else its newest whole checkpoint, with the run's options\n"
     "  iteration   the checkpoint of that iteration instead\n"
     "  model.path  any Hugging Face folder or name, with the options of a recipe (by default of the default one)\n"
     "  to          folder for result.json and samples.jsonl; by default a new one in the run's, or in run.root/eval\n"
+    "  --trust-run run what the run's own recipe names: code and commands, programs without a sandbox\n"
     "  key=value   what to measure and how: data@eval.data=jsonl eval.data.path=rows.jsonl reward=math eval.prompts=9\n"
     "              eval.samples_per_prompt=8 eval.pass_k=[1,8] eval.temperature=0.6, and any other key of a run"
 )
@@ -37,15 +39,20 @@ _OWN = ("run.output", "iteration", "to", "recipe")
 _MEASURED = ("data@eval.data", "reward")
 """Groups that may be chosen otherwise than the run's recipe does; its values inside them are then left out."""
 
+_TRAINING = ("algo", "critic", "data", "loop", "teacher", "tracker")
+"""Sections of which an evaluation runs nothing."""
+
 
 def evaluate(arguments: Sequence[str]) -> int:
     """Start engines with the model, let them answer and score the answers; prints a line for each k of pass@k."""
     if help_is_shown(arguments, USAGE):
         return 0
-    own, overrides = taken_apart("eval", arguments, _OWN)
+    trust, words = trusted(arguments)
+    own, overrides = taken_apart("eval", words, _OWN)
     run = Path(own["run.output"]).expanduser().resolve() if "run.output" in own else None
-    config, checkpoint = _subject(run, own, overrides)
-    check(config)
+    config, checkpoint = _subject(run, own, overrides, trust=trust)
+    for note in check(config):  # whose code runs is said before any of it is built
+        print(f"note: {note}", flush=True)
     for note in (*check_machine(config), *preflight(config, trains=False)):
         print(f"note: {note}")
     target = _target(own.get("to"), run, config)
@@ -66,9 +73,13 @@ def evaluate(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _subject(run: Path | None, own: dict[str, str], overrides: list[str]) -> tuple[Config, Path | None]:
+def _subject(
+    run: Path | None, own: dict[str, str], overrides: list[str], *, trust: bool = False
+) -> tuple[Config, Path | None]:
     """The configuration to measure with, whose `model.path` is the model, or else the checkpoint that holds it."""
     if run is None:
+        if trust:
+            raise UserError(f"{TRUST_RUN} belongs to run.output=FOLDER, the folder of a run; leave it out")
         if "iteration" in own:
             raise UserError("iteration=... belongs to run.output=FOLDER, the folder of a run")
         config = recompose(own.get("recipe"), overrides, _MEASURED)
@@ -84,13 +95,18 @@ def _subject(run: Path | None, own: dict[str, str], overrides: list[str]) -> tup
     facts = read_mark(run)
     if facts is None:
         raise UserError(f"run.output={run} does not contain a run")
-    config = recompose(str(run / "recipe.yaml"), overrides, _MEASURED)
+    config = compose_of_run(run, overrides, _MEASURED, _is_run, trust=trust)
     final = run / "hf"
     if "iteration" not in own and facts.get("state") == "finished" and (final / "config.json").is_file():
         # The run's tokenizer and template are in there, also where the files that it was given are gone by now.
         inside = [key for key in ("tokenizer", "chat_template") if not _is_given(overrides, f"model.{key}")]
         return _for_measuring(config, str(final), inside), None
     return _for_measuring(config, None), checkpoint_of(run, own.get("iteration"))
+
+
+def _is_run(key: str) -> bool:
+    """Of a run's configuration, all but what belongs to training alone."""
+    return key.partition(".")[0] not in _TRAINING
 
 
 def _is_given(overrides: list[str], key: str) -> bool:

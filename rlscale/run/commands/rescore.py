@@ -24,14 +24,17 @@ from rlscale.envs.rewards_by_source import RewardsBySource, common_reward, own_r
 from rlscale.envs.score import Failed
 from rlscale.observe import jsonl
 from rlscale.observe.formatting import visible
-from rlscale.run.commands.recomposed import recompose, taken_apart
+from rlscale.run.commands.recipe_of_run import compose_of_run, tell_code, trusted
+from rlscale.run.commands.recomposed import taken_apart
 from rlscale.run.disk.run_folder import read_mark
 
 USAGE = (
     "usage: python -m rlscale rescore run.output=FOLDER [reward=OPTION] [reward.KEY=VALUE ...] [to=FILE.jsonl]\n"
+    "                                [--trust-run]\n"
     "  run.output  folder of a run that stored rollouts (rollout.store=all, or sampled)\n"
     "  reward      the reward to try, and its keys, as in a run; by default the run's own\n"
     "  to          file for every sample with both rewards\n"
+    "  --trust-run run what the run's own recipe names: code, programs without a sandbox\n"
     "Prints what the reward would have changed. Nothing is generated, nothing of the run is changed."
 )
 _OWN = ("run.output", "to")
@@ -81,7 +84,8 @@ def rescore(arguments: Sequence[str]) -> int:
     """Score stored rollouts anew and print what changes: a line for each iteration, the total, the largest changes."""
     if help_is_shown(arguments, USAGE):
         return 0
-    own, overrides = taken_apart("rescore", arguments, _OWN)
+    trust, words = trusted(arguments)
+    own, overrides = taken_apart("rescore", words, _OWN)
     if "run.output" not in own:
         raise UserError("rescore needs run.output=FOLDER, the folder of a run")
     run = Path(own["run.output"]).expanduser().resolve()
@@ -89,15 +93,21 @@ def rescore(arguments: Sequence[str]) -> int:
         raise UserError(f"run.output={run} does not contain a run")
     if others := [word for word in overrides if not _OF_REWARD.match(word)]:
         raise UserError(f"{others[0]}: rescore changes the reward only (reward=..., reward.<key>=...)")
-    config = recompose(str(run / "recipe.yaml"), overrides, ("reward",))
+    config = compose_of_run(run, overrides, ("reward",), _is_run, trust=trust)
     if config.env.get(TARGET) != SINGLE_TURN:
         raise UserError(f"env._target_={config.env.get(TARGET)} gave the rewards of this run, not the reward alone")
     stored = StoredRollouts(run, "run.output")
+    tell_code(config, _is_run)
     with current_folder_importable():
         records = asyncio.run(_rescored(config, stored))
     if "to" in own:
         _write(Path(own["to"]), records)
     return 0
+
+
+def _is_run(key: str) -> bool:
+    """Of a run's configuration, its rewards alone."""
+    return key.startswith("reward.") or ".reward." in key
 
 
 async def _rescored(config: Config, stored: StoredRollouts) -> list[dict[str, object]]:

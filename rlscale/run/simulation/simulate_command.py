@@ -15,6 +15,7 @@ from rlscale.config.schema.simulator_config import SimulationConfig
 from rlscale.config.schema.speculation_config import Algorithm
 from rlscale.config.simulator_options import is_of_simulator, read_simulation
 from rlscale.observe.formatting import duration
+from rlscale.run.commands.recipe_of_run import tell_code
 from rlscale.run.simulation.simulate import Simulated, simulate
 
 USAGE = (
@@ -25,6 +26,8 @@ USAGE = (
     "  simulator.*  speed of engines and trainer, faults: docs/rollout.md lists the keys\n"
     "  Prints times, idle shares, staleness, lengths and lost tokens, and what would help most."
 )
+_BUILT = ("buffer", "loop", "rollout")
+"""Sections of which a simulation builds something."""
 _WORTH_SAYING = 0.01
 """Share of an iteration below which a change is not worth mentioning."""
 
@@ -44,6 +47,7 @@ def simulate_command(arguments: Sequence[str]) -> int:
         return 0
     own = [word for word in arguments if is_of_simulator(word)]
     config = compose(*recipe_and_overrides([word for word in arguments if word not in own], "simulate"))
+    tell_code(config, lambda key: key.partition(".")[0] in _BUILT)
     check(config)
     simulation = read_simulation(own, config)
     found = simulate(config, simulation)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,34 @@ from rlscale.config.named_code import code_that_runs
 from rlscale.data.target import build_target, import_target
 
 RUNS = "touch ran"
+SCORE = "def score(response, label, info):\n    return 1.0\n"
+INDIRECT = """
+import ctypes, functools, os
+from subprocess import run
+from mpmath import quad
+from rlscale.envs.workers.processes import started
+libc = ctypes.CDLL(None)
+system = libc.system
+bound = functools.partial(run, shell=True)
+again = functools.lru_cache(os.makedirs)
+"""
+OWN_FORMS = """
+import functools
+def score(response, label, info, scale=1):
+    return 1.0
+class Score:
+    def __call__(self, response, label, info):
+        return 1.0
+    @classmethod
+    def of(cls, response, label, info):
+        return 1.0
+class Inner:
+    class Deep(Score):
+        pass
+scored = functools.partial(score, scale=2)
+kept = functools.lru_cache(score)
+scorer = Score()
+"""
 
 
 @pytest.fixture
@@ -37,7 +68,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ),
         ("tracker.known={x: {_target_: subprocess.Popen}} tracker.kinds=[x]", "subprocess holds no hooks"),
         (
-            "reward.function={_target_: rlscale.envs.rewards.weighted.WeightedReward, "
+            "reward.function={_target_: rlscale.envs.rewards.weighted.WeightedSum, "
             "parts: {a: {function: {_target_: os.system}}}}",
             "os holds no hooks",
         ),
@@ -64,21 +95,109 @@ def test_what_is_no_hook_is_refused_before_it_is_called(
     [
         ("subprocess.Popen", "subprocess holds no hooks"),
         ("__main__.main", "__main__ holds no hooks"),
-        ("rlscale.data.target.import_target", "is of rlscale.data.target, which has no hooks"),
-        ("rlscale.serve.engine_launcher.EngineProcesses", "is of rlscale.serve.engine_process, which has no hooks"),
-        ("rlscale.data.target.importlib.import_module", "importlib is not a part of rlscale.data.target"),
-        ("rlscale.data.prompts.prompt_files.Path", "is of pathlib, which holds no hooks"),
+        ("rlscale.data.target.import_target", "this part of rlscale has no hooks"),
+        (
+            "rlscale.serve.engine_launcher.EngineProcesses",
+            "of rlscale.serve.engine_launcher is no hook or component; name Sg",
+        ),
+        ("rlscale.data.target.importlib.import_module", "this part of rlscale has no hooks"),
+        ("rlscale.data.prompts.prompt_files.Path", "this part of rlscale has no hooks"),
+        ("rlscale.envs.sandbox.kernel._libc.system", "this part of rlscale has no hooks"),
         ("indirect.run", "is of subprocess, which holds no hooks"),
         ("indirect.os.system", "is not a part of indirect"),
+        ("indirect.libc.system", "system is reached through a CDLL of indirect"),
+        ("indirect.system", "is of ctypes, which holds no hooks"),
+        ("indirect.bound", "is of subprocess, which holds no hooks"),
+        ("indirect.again", "is of os, which holds no hooks"),
+        ("indirect.started", "is of rlscale.envs.workers.processes, which has no hooks"),
+        ("indirect.quad", "is code of the installed package mpmath; add --allow-code=mpmath if you trust it"),
     ],
 )
 def test_what_a_module_only_imports_is_not_its_hook(
     folder: Path, path: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (folder / "indirect.py").write_text("import os\nfrom subprocess import run\n")
+    (folder / "indirect.py").write_text(INDIRECT)
     monkeypatch.syspath_prepend(folder)
-    with pytest.raises(UserError, match=said):
+    with allowing_code([]), pytest.raises(UserError, match=said):
         import_target(path, path)
+
+
+@pytest.mark.parametrize("name", ["score", "Score", "Score.of", "scored", "kept", "scorer", "Inner.Deep"])
+def test_whatever_is_ones_own_and_can_be_called_may_be_named(
+    folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "own_forms.py").write_text(OWN_FORMS)
+    monkeypatch.syspath_prepend(folder)
+    with allowing_code([]):
+        assert callable(import_target(f"own_forms.{name}", name))
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "test.support.script_helper.make_script",
+        "test.support.os_helper.rmtree",
+        "_testcapi.run_in_subinterp",
+        "_testinternalcapi.get_configs",
+        "_ctypes_test.unpack_bitfields",
+        "idlelib.run.main",
+        "turtledemo.__main__.main",
+        "__hello__.main",
+        "_xxsubinterpreters.run_string",
+    ],
+)
+def test_what_a_python_comes_with_is_no_hook_whether_or_not_it_is_listed_as_its_own(
+    folder: Path, target: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with allowing_code([target.partition(".")[0]]):
+        assert "holds no hooks" in str(refusal_of(target))
+    (folder / "victim").mkdir()
+    assert main(["check", f"buffer._target_={target}", "buffer.path=./victim"]) == 2
+    assert f"buffer._target_={target}: {target.partition('.')[0]} holds no hooks" in capsys.readouterr().err
+    assert (folder / "victim").is_dir()
+    with pytest.raises(UserError, match="holds no hooks"):
+        import_target(target, target)
+
+
+def test_a_module_of_ones_own_may_be_called_as_one_that_a_python_comes_with(folder: Path) -> None:
+    (folder / "test.py").write_text(SCORE)
+    sys.modules.pop("test", None)
+    assert refusal_of("test.score") is None
+
+
+def test_an_installed_package_is_one_wherever_its_folder_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also below the current folder, and that of another Python on PYTHONPATH."""
+    place = folder / "venv" / "lib" / "site-packages"
+    place.mkdir(parents=True)
+    (place / "theirs.py").write_text(SCORE)
+    monkeypatch.syspath_prepend(place)
+    assert "add --allow-code=theirs if you trust it" in str(refusal_of("theirs.score"))
+
+
+def test_a_package_in_development_mode_is_ones_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However it was installed so: by a line in a .pth file, or by a finder of its own."""
+    (folder / "src").mkdir()
+    (folder / "src" / "developed.py").write_text(SCORE)
+
+    class Finder:
+        @staticmethod
+        def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+            return spec_from_file_location(name, folder / "src" / "developed.py") if name == "developed" else None
+
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder])
+    assert refusal_of("developed.score") is None
+    assert code_that_runs(compose(overrides=["reward.function={_target_: developed.score}"])) == [
+        f"reward.function: runs developed.score of {folder / 'src' / 'developed.py'}"
+    ]
+
+
+def test_what_is_imported_already_decides_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of that name in the current folder would not be read any more."""
+    import mpmath
+
+    (folder / "mpmath.py").write_text("")
+    assert mpmath.__file__
+    assert "add --allow-code=mpmath" in str(refusal_of("mpmath.quad"))
 
 
 def test_a_class_whose_instances_cannot_be_called_is_not_built_to_find_out(
@@ -125,7 +244,7 @@ def test_a_sandbox_that_is_off_is_listed_wherever_a_reward_stands() -> None:
             *("reward@data.sources.one.reward=code", "data.sources.one.reward.function.sandbox=none"),
             "data@eval.sets.held.data=arithmetic",
             *("reward@eval.sets.held.reward=code", "eval.sets.held.reward.function.sandbox=none"),
-            f"reward.function={{_target_: rlscale.envs.rewards.weighted.WeightedReward, parts: {{a: {code}}}}}",
+            f"reward.function={{_target_: rlscale.envs.rewards.weighted.WeightedSum, parts: {{a: {code}}}}}",
         ]
     )
     places = ["reward.function.parts.a", "data.sources.one.reward", "eval.sets.held.reward"]

@@ -30,6 +30,11 @@ class Deaf(Buffer):
     put = None
 
 
+class Touches:
+    def __init__(self):
+        open("built", "w").close()
+
+
 class Awaited(Buffer):
     async def put(self, group):
         super().put(group)
@@ -140,6 +145,13 @@ def test_what_a_run_could_not_call_is_one_line_with_its_key(key: str, name: str,
     (text,) = str(refused.value).splitlines()
     assert text.startswith(f"{key}: own_components.{name} ")
     assert re.search(line, text)
+
+
+def test_a_class_that_lacks_a_method_is_not_built_to_find_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^buffer: own_components\.Touches does not follow .*put is missing"):
+        look_at("buffer", node("Touches"))
+    assert not (tmp_path / "built").exists()
 
 
 def test_a_factory_a_delegating_class_and_a_subclass_are_taken() -> None:

@@ -175,7 +175,10 @@ def test_a_prompt_that_the_tokenizer_lacks_is_said_before_ray_starts(tmp_path: P
 def test_a_source_of_the_user_that_raises_is_named_with_file_and_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "my_source.py").write_text("class Rows:\n    def __init__(self):\n        {}['x']\n")
+    (tmp_path / "my_source.py").write_text(
+        "from rlscale.data.prompts.sources import Stream\n\n\nclass Rows(Stream):\n    item = None\n\n"
+        "    def __init__(self):\n        {}['x']\n"
+    )
     monkeypatch.chdir(tmp_path)
     given = ["data=custom", "data.source._target_=my_source.Rows"]
     with pytest.raises(UserError, match=r"data\.source: my_source\.Rows cannot be built: KeyError\('x'\)"):

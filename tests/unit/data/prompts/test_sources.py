@@ -238,3 +238,16 @@ def test_sums_know_which_prompts_are_theirs() -> None:
     held_out = [prompt.prompt for prompt in build_source(ArithmeticData(max_number=50, split="held_out")).next(100)]
     own = [prompt.prompt for prompt in train.next(30)]
     assert train.holds([*held_out, *own, [{"role": "user", "content": own[0]}], "1+1", "what?", "9999999+1="]) == 31
+
+
+def test_a_class_without_the_methods_of_a_source_is_not_built_to_find_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "no_source.py").write_text(
+        "class Touches:\n    def __init__(self):\n        open('ran', 'w').close()\n"
+    )
+    with pytest.raises(UserError, match=r"data\.source: Touches lacks a method of rlscale\.data\.prompts\.sources"):
+        build_source(CustomData(source={"_target_": "no_source.Touches"}))
+    assert not (tmp_path / "ran").exists()

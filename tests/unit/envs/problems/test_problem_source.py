@@ -132,3 +132,15 @@ def test_every_level_has_sums_of_both_splits() -> None:
     for level in range(maker.highest_levels([])["sum"] or 0):
         assert maker.make("sum", level, 2) == maker.make("sum", level, 2)
         assert maker.make("sum", level, 3).prompt.endswith("=")
+
+
+def test_what_makes_no_problems_is_not_built_to_find_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "no_maker.py").write_text("class Touches:\n    def __init__(self):\n        open('ran', 'w').close()\n")
+    node = {"_target_": "no_maker.Touches"}
+    with pytest.raises(UserError, match=r"reward\.function\.maker: no_maker\.Touches does not follow .*ProblemMaker"):
+        ProblemReward(node)
+    with pytest.raises(UserError, match=r"no_maker\.Touches has no method highest_levels"):
+        ProblemSource(node)
+    assert not (tmp_path / "ran").exists()

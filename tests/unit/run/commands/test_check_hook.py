@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from rlscale.cli import main
 from rlscale.config.errors import UserError
-from rlscale.data.target import resolve_target
 from rlscale.run.commands.check_hook import INPUTS, check_hook, check_reward, kind_of
 from rlscale.trainer.hook_contract import Status, failed
 from tests.unit.forked import printed_without, typed
@@ -272,7 +272,8 @@ def test_a_reward_that_changes_info_or_its_mind_is_found() -> None:
     ],
 )
 def test_the_kind_is_told_from_the_parameters(path: str, kind: str) -> None:
-    assert kind_of(resolve_target({"_target_": path}, path), path) == kind
+    module, _, name = path.rpartition(".")
+    assert kind_of(getattr(import_module(module), name), path) == kind
 
 
 def test_a_kind_that_cannot_be_called_so_is_an_error(folder: Path) -> None:

@@ -130,3 +130,59 @@ def test_own_words_and_overrides_are_told_apart() -> None:
         {"run.output": "a=b", "to": "x"},
         ["eval.prompts=3"],
     )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ["agent.command=python a.py"],
+            "runs python a.py; so says .*add 'agent.command=python a.py', or",
+        ),
+        (["rollout.filter._target_=theirs.keep"], r"rollout\.filter: runs theirs\.keep of .*theirs\.py; so says"),
+        (
+            ["reward=code", "reward.function.sandbox=none"],
+            r"reward\.function\.sandbox=none: runs what the policy writes",
+        ),
+        (["rollout.sglang.trust_remote_code=true"], r"add rollout\.sglang\.trust_remote_code=true, or --trust-run"),
+        (["cluster.ray_address=192.0.2.1:6379"], r"cluster\.ray_address=192\.0\.2\.1:6379: joins that Ray"),
+    ],
+)
+def test_what_a_runs_own_recipe_runs_is_refused_until_the_command_line_says_so(
+    run: Path, overrides: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run.parent)
+    Path("theirs.py").write_text("open('ran', 'w').close()\n")
+    config = compose(None, overrides)
+    write_recipe(config, run)
+    if config.cluster.ray_address is not None:  # which no run writes, but somebody else may
+        with (run / "recipe.yaml").open("a") as file:
+            file.write(f"cluster: {{ray_address: '{config.cluster.ray_address}'}}\n")
+    with pytest.raises(UserError, match=said):
+        evaluate([f"run.output={run}"])
+    assert not Path("ran").exists()
+    _subject(run, {}, [], trust=True)
+    _subject(run, {}, overrides)
+
+
+def test_a_custom_loss_is_not_run_by_an_evaluation(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run.parent)
+    Path("theirs.py").write_text("")
+    write_recipe(compose(None, ["algo/loss=custom", "algo.loss.function._target_=theirs.loss"]), run)
+    _subject(run, {}, [])
+
+
+def test_code_is_listed_before_it_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("evil.py").write_text("print('it runs', flush=True)\nraise RuntimeError('stop here')\n")
+    Path("e.yaml").write_text("defaults: [arithmetic, _self_]\nreward: {function: {_target_: evil.score}}\n")
+    (tmp_path / "m").mkdir()
+    tiny = compose().model.create
+    assert tiny is not None
+    (tmp_path / "m" / "config.json").write_text(json.dumps({**tiny.architecture, "vocab_size": 32}))
+    with pytest.raises(UserError, match="stop here"):
+        evaluate(["recipe=./e.yaml", "model.path=./m"])
+    out = capsys.readouterr().out
+    assert out.index(f"note: reward.function: runs evil.score of {tmp_path / 'evil.py'}") < out.index("it runs")

@@ -51,3 +51,21 @@ def test_what_it_cannot_give_is_said(
     monkeypatch.setattr(machine, "count_gpus", lambda: 0)
     with pytest.raises(UserError, match=message):
         export([finished_run, argument])
+
+
+def test_a_trainer_of_the_runs_own_recipe_converts_only_where_the_run_is_trusted(
+    finished_run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "theirs.py").write_text("open('ran', 'w').close()\n")
+    write_recipe(compose(None, ["trainer._target_=theirs.Trainer", "buffer._target_=theirs.Buffer"]), tmp_path / "run")
+    with pytest.raises(UserError) as refused:
+        export([finished_run])
+    recipe = tmp_path / "run" / "recipe.yaml"
+    assert str(refused.value) == (
+        f"trainer: runs theirs.Trainer of {tmp_path / 'theirs.py'}; so says {recipe}, and not the command line: if you "
+        "trust it, add --trust-run"
+    )
+    assert not (tmp_path / "ran").exists()
+    with pytest.raises(UserError, match="has none"):
+        export([finished_run, "--trust-run", "model=critic"])
+    assert f"note: trainer: runs theirs.Trainer of {tmp_path / 'theirs.py'}\n" in capsys.readouterr().err

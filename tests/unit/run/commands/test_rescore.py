@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rlscale.cli import main
 from rlscale.config.composition.compose import compose
 from rlscale.config.composition.written_recipe import write_recipe
 from rlscale.config.errors import UserError
@@ -106,3 +107,63 @@ def test_a_reward_that_always_fails_is_said() -> None:
     comparison = Comparison()
     comparison.add(group(1, ["a", "b"], [0.0, math.nan]), [None, None])
     assert str(comparison) == "the reward failed for all 2 samples"
+
+
+def strangers(run: Path, *overrides: str) -> None:
+    """The run's recipe is written anew, as somebody else may have done it."""
+    write_recipe(compose(None, [f"run.output={run}", "reward.workers=0", *overrides]), run)
+
+
+CODE = ("reward=code", "reward.function.sandbox=none", "reward.function.memory_mb=4000")
+
+
+def test_programs_of_a_run_are_run_without_a_sandbox_only_where_the_command_line_says_so(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strangers(run, *CODE)
+    store = RolloutStore(run / "rollouts", Store.all, 0, 1.0)
+    tokens = np.arange(3, dtype=np.int32)
+    prompt = Prompt(9, "9", tokens, ["assert True"], {}, "9=")
+    sample = Sample.from_response(prompt, 0, tokens, None, 0, "stop", f"open({str(run / 'ran')!r}, 'w').close()")
+    sample.reward = 1.0
+    for number in (1, 2):
+        store.write(number, 0, [Group(prompt, [sample])])
+    assert main(["rescore", f"run.output={run}"]) == 2
+    assert capsys.readouterr().err == (
+        "error: reward.function.sandbox=none: runs what the policy writes, with your rights; so says "
+        f"{run}/recipe.yaml, and not the command line: if you trust it, add reward.function.sandbox=none, or "
+        "--trust-run\n"
+    )
+    assert not (run / "ran").exists()
+    for word in ("reward.function.sandbox=none", "--trust-run"):
+        assert main(["rescore", f"run.output={run}", word]) == 0
+        told = capsys.readouterr()
+        assert told.err == "note: reward.function.sandbox=none: runs what the policy writes, with your rights\n"
+        assert "all: 2 samples, reward 1.0000 -> 1.0000" in told.out
+        (run / "ran").unlink()
+
+
+def test_a_reward_of_ones_own_is_named_once_more(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    strangers(run, "reward=custom", "reward.function._target_=my_reward.lenient")
+    assert main(["rescore", f"run.output={run}"]) == 2
+    assert "if you trust it, add reward.function._target_=my_reward.lenient, or --trust-run" in capsys.readouterr().err
+    assert main(["rescore", f"run.output={run}", "reward.function._target_=my_reward.lenient"]) == 0
+    assert (
+        capsys.readouterr().err == f"note: reward.function: runs my_reward.lenient of {run.parent / 'my_reward.py'}\n"
+    )
+
+
+def test_only_what_the_command_line_says_itself_is_its_own(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A mapping is merged into the recipe's, and an option may lie in the run's folder."""
+    strangers(run, *CODE)
+    assert main(["rescore", f"run.output={run}", "reward.function={memory_mb: 4000}"]) == 2
+    assert "reward.function.sandbox=none: runs" in capsys.readouterr().err
+    (run / "reward").mkdir()
+    (run / "reward" / "mine.yaml").write_text("function: {_target_: my_reward.lenient}\n")
+    assert main(["rescore", f"run.output={run}", "reward=mine"]) == 2
+    assert "reward.function: runs my_reward.lenient" in capsys.readouterr().err
+
+
+def test_what_rescore_does_not_run_need_not_be_trusted(run: Path) -> None:
+    strangers(run, "agent.command=python agent.py", "buffer._target_=my_reward.lenient")
+    assert rescore([f"run.output={run}"]) == 0
