@@ -16,6 +16,9 @@ _MOST = 1 << 18
 _MOST_LOGS = 60
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASS(?:W|PHRASE|$)|CREDENTIAL|AUTH(?!_MODE)", re.IGNORECASE)
 _KINDS_OF_KEY = "api|access|private|secret|account|auth|client|signing|encryption|master|subscription"
+_OPTIONS = rf"(?:(?:{_KINDS_OF_KEY})[_-]?)?(?:key|token|secret|password|passwd|passphrase|credentials?)"
+_DIGITS_AND_LETTERS = r"(?=[^\s\d]*\d)(?=[^\sa-z]*[a-z])"
+"""As keys have and words have not."""
 _NAMED = (
     rf"(?i)((?:(?:{_KINDS_OF_KEY})[_-]?key|[?&]key|token|secret|pass(?:word|wd|phrase)|credentials?|cookie|signature|\bsig)"
     r"\\*[\"']?\s*[:=]\s*"
@@ -29,6 +32,11 @@ _SECRETS = (
     re.compile(r"(?i)(authorization[\"']?\s*[:=]\s*[\"']?\w+ )[\w.~+/=-]{6,}"),
     # The password of an address may hold / and @.
     re.compile(r"(?<=://)(?:[^/\s@:\"'<>]{0,200}:[^\s\"'<>]{1,400}|[^/\s@]{1,400})(?=@)"),
+    # A blank as the sign: of options, in the words of .netrc, and elsewhere before what looks like no word.
+    re.compile(rf"(?i)((?<!\S)--?{_OPTIONS}[ \t]+)(?!-)[^\s\"',]{{6,}}"),
+    re.compile(r"(?i)(\b(?:(?:machine|login|account)\s+\S+|default)\s+password\s+)\S+"),
+    re.compile(rf"(?i)(\b(?:pass(?:word|wd|phrase)|secret)(?: is)?[ \t]+){_DIGITS_AND_LETTERS}[^\s\"',}}]{{6,}}"),
+    re.compile(rf"(?i)(\b(?:token|credentials?)(?: is)?[ \t]+){_DIGITS_AND_LETTERS}[\w+/=-]{{16,}}"),
     re.compile(_NAMED + r"(\\*[\"']))(?:(?!\2).){6,}(?=\2)"),  # quoted, so blanks and commas belong to it
     re.compile(_NAMED + r"[\"']?)(?!(?:null|None|false|true)\b)[^\s\"',}]{6,}"),
 )
@@ -80,12 +88,18 @@ def _of_run(folder: Path) -> Iterator[tuple[str, str]]:
     logs = sorted((folder / "logs").rglob("*"), key=lambda path: path.name != "error.log")
     files = [folder / name for name in _FILES] + [path for path in logs if path.suffix in (".log", ".txt")][:_MOST_LOGS]
     for path in files:
-        if path.is_file():
-            yield f"run/{path.relative_to(folder)}", _end_of(path)
+        if not path.is_dir() and (path.exists() or path.is_symlink()):
+            yield f"run/{path.relative_to(folder)}", _end_of(path, folder.resolve())
 
 
-def _end_of(path: Path) -> str:
-    with open(path, "rb") as file:
+def _end_of(path: Path, folder: Path) -> str:
+    """What is there of a file of the folder, which may be a stranger's: its links could lead to any file of ours."""
+    whole = Path(os.path.realpath(path))
+    if not whole.is_relative_to(folder):
+        return "(left out: a link leads out of the run's folder)\n"
+    if not whole.is_file():
+        return "(left out: no regular file)\n"
+    with open(whole, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _MOST))
         text = file.read().decode("utf-8", errors="replace")

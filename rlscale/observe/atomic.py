@@ -5,15 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from rlscale.config import own_files
+
 
 def write_text(path: Path, text: str) -> None:
     """Replace the file by `text` (UTF-8) in one step. The folder must exist."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    own_files.write_text(path, text, sync=True, by=f".{os.getpid()}")

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from rlscale.config import own_files
 from rlscale.observe.atomic import write_text
 
 _DEEPEST = 100
@@ -60,9 +62,12 @@ def rewrite(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 def open_to_append(path: Path) -> TextIO:
     """Open for appending lines, each handed to the system at once. A half line at the end is closed off first."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_file() and not path.read_bytes().endswith(b"\n"):
+    file = own_files.open_to_append(path)
+    if path.stat().st_size and not path.read_bytes().endswith(b"\n"):
+        os.close(file)
         rewrite(path, read(path))
-    return open(path, "a", encoding="utf-8", buffering=1)
+        file = own_files.open_to_append(path)
+    return os.fdopen(file, "a", encoding="utf-8", buffering=1)
 
 
 def _plain(value: Any, level: int = 0) -> Any:

@@ -89,7 +89,7 @@ class ForkedProcess(ServerProcess):
         asked = {
             "order": order,
             "name": name,
-            "log": str(log.resolve()),
+            "log": os.path.abspath(log),
             "folder": os.getcwd(),
             "temporary": str(self._temporary),
             "environment": dict(environment),

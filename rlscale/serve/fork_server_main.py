@@ -144,7 +144,7 @@ def become_server(asked: Mapping[str, Any], program: Any, parent: int) -> NoRetu
             os._exit(status)
         setproctitle(f"rlscale {asked['name']} ({program.__name__})")
         for descriptor, path in ((1, asked.get("output", asked["log"])), (2, asked["log"])):
-            output = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOCTTY, 0o666)
+            output = guard.opened_log(path)
             os.dup2(output, descriptor)
             os.close(output)
         # Those of the fork server remember what kind of file theirs was.

@@ -53,9 +53,14 @@ def socket_folder(temporary: str, guard: int) -> str:
     return temporary if len(os.fsencode(temporary)) <= SOCKET_ROOM else f"/proc/{guard}/cwd"
 
 
+def opened_log(path: str) -> int:
+    """The descriptor of a log that is appended to. OSError for a link: it would lead to another file."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+
+
 def start(order: dict) -> subprocess.Popen:
     """Start the server of `order` in a process group of its own, its output appended to the log, its input given."""
-    with open(order["log"], "ab") as log:
+    with os.fdopen(opened_log(order["log"]), "ab") as log:
         server = subprocess.Popen(
             order["command"],
             cwd=order["folder"],

@@ -98,7 +98,7 @@ class GuardedProcess(ServerProcess):
             "environment": dict(environment),
             "input": input_text,
             "folder": os.getcwd(),
-            "log": str(log.resolve()),
+            "log": os.path.abspath(log),
             "temporary": str(self._temporary),
             "adopts": adopts,
         }

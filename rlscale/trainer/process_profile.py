@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from rlscale.config.own_files import cleared
+
 _ENTRIES = 200_000
 """Allocations that a memory snapshot holds at most."""
 
@@ -27,7 +29,7 @@ class ProcessProfile:
         """Write `<name>.trace.json.gz`, for Perfetto, and on a GPU `<name>.memory.pickle` (pytorch.org/memory_viz)."""
         self._profiler.stop()
         folder.mkdir(parents=True, exist_ok=True)
-        self._profiler.export_chrome_trace(str(folder / f"{name}.trace.json.gz"))
+        self._profiler.export_chrome_trace(str(cleared(folder / f"{name}.trace.json.gz")))
         if self._on_gpu:
-            torch.cuda.memory._dump_snapshot(str(folder / f"{name}.memory.pickle"))
+            torch.cuda.memory._dump_snapshot(str(cleared(folder / f"{name}.memory.pickle")))
             torch.cuda.memory._record_memory_history(enabled=None)

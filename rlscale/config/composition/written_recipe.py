@@ -20,6 +20,7 @@ from rlscale.config.composition.groups import Groups
 from rlscale.config.composition.store import ROOT
 from rlscale.config.composition.yaml_text import to_yaml
 from rlscale.config.keys import plain, what_counts
+from rlscale.config.own_files import write_text
 from rlscale.config.schema import Config
 from rlscale.config.schema.about import Scope
 
@@ -57,9 +58,9 @@ def write_recipe(config: Config, folder: Path) -> None:
 
     Paths in them are absolute: elsewhere the files that they name must lie in the same places.
     """
-    (folder / "recipe.yaml").write_text(recipe_text(config), encoding="utf-8")
+    write_text(folder / "recipe.yaml", recipe_text(config))
     resolved = {**plain(config), "ran_on": versions()}
-    (folder / "resolved.yaml").write_text(to_yaml(resolved), encoding="utf-8")
+    write_text(folder / "resolved.yaml", to_yaml(resolved))
 
 
 def differing_keys(config: Config, folder: Path) -> list[str]:

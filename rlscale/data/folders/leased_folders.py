@@ -12,7 +12,9 @@ import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
+
+from rlscale.config.own_files import open_lock
 
 KEPT = 4
 """Folders that stay although nobody uses them."""
@@ -24,7 +26,7 @@ _GOING = ".removed-"
 class Lease:
     """The use of a folder, until `end`."""
 
-    def __init__(self, folder: Path, file: IO[str]) -> None:
+    def __init__(self, folder: Path, file: BinaryIO) -> None:
         self.folder, self._file = folder, file
 
     def end(self) -> None:
@@ -36,7 +38,7 @@ def lease(make: Callable[[], Path]) -> Lease:
     """Use the folder that `make` gives, which makes it where it is not there. OSError when the disk refuses."""
     while True:
         folder = make()
-        file = open(_lease_of(folder), "a")  # noqa: SIM115  # open as long as the folder is used
+        file = open_lock(_lease_of(folder))  # open as long as the folder is used
         fcntl.flock(file, fcntl.LOCK_SH)
         if folder.is_dir():  # else another run removed it before it was locked
             os.utime(file.fileno())
@@ -53,7 +55,7 @@ def remove_unused(parent: Path, keep: int = KEPT) -> list[str]:
     known.sort(key=lambda path: _lease_of(path).stat().st_mtime_ns, reverse=True)
     kept, removed = 0, []
     for folder in known:
-        with open(_lease_of(folder), "a") as file:
+        with open_lock(_lease_of(folder)) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:

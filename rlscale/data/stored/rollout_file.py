@@ -10,7 +10,6 @@ What looks into files does without pandas, which would take half a second and 50
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlscale.config.errors import UserError
+from rlscale.config.own_files import replaced
 from rlscale.data.sample import Group, Prompt, Sample, Segment
 from rlscale.data.stored.sample_overview import SampleOverview, versions_of
 
@@ -66,9 +66,8 @@ def write_groups(path: Path, groups: Sequence[Group], facts: Mapping[str, Any]) 
         "arrays": pa.array([packed(sample) for _, sample in pairs], _arrays_type(pa)),
     }
     metadata = {_FACTS: json.dumps({"format": FORMAT, **facts}).encode()}
-    partial = path.with_name(f".{path.name}.partial")
-    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), partial, compression="zstd")
-    os.replace(partial, path)
+    with replaced(path) as file:
+        pq.write_table(pa.table(columns).replace_schema_metadata(metadata), file, compression="zstd")
 
 
 def read_facts(path: Path) -> dict[str, Any]:

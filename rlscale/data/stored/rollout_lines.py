@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import json
 import math
-import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlscale.config.errors import UserError
+from rlscale.config.own_files import write_text
 from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.data.stored.rollout_file import FORMAT, LISTS, as_json, group_rows, packed, prompt_of, sample_of
 from rlscale.data.stored.sample_overview import SampleOverview, versions_of
@@ -36,10 +36,8 @@ def write_groups(path: Path, groups: Sequence[Group], facts: Mapping[str, Any]) 
     """
     pairs = [(group.prompt, sample) for group in groups for sample in group.samples]
     lines = [as_json(_row(prompt, sample), "values", prompt) for prompt, sample in pairs]
-    partial = path.with_name(f".{path.name}.partial")
     head = json.dumps({_FACTS: {"format": FORMAT, **facts}, _SAMPLES: len(lines)})
-    partial.write_text("\n".join([head, *lines, ""]), encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, "\n".join([head, *lines, ""]))
 
 
 def read_facts(path: Path) -> dict[str, Any]:

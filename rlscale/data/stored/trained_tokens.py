@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rlscale.config.own_files import replaced
 
 _FORMAT = 1
 SUFFIX = ".trained.npz"
@@ -34,10 +35,8 @@ def write_trained(path: Path, lengths: Sequence[int], tokens: TrainedTokens) -> 
     offsets = np.concatenate([[0], np.cumsum(np.asarray(lengths, np.int64))])
     own = {} if tokens.logprobs is None else {"logprobs": tokens.logprobs.astype(np.float32)}
     advantages = tokens.advantages.astype(np.float32)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
+    with replaced(path) as file:
         np.savez(file, allow_pickle=False, format=np.int64(_FORMAT), offsets=offsets, advantages=advantages, **own)
-    os.replace(partial, path)
 
 
 def read_trained(path: Path, lengths: Mapping[int, int]) -> dict[int, TrainedTokens]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 from rlscale.config.composition.written_recipe import differing_keys
 from rlscale.config.errors import UserError
+from rlscale.config.own_files import open_lock, refuse_linked_files, write_text
 from rlscale.config.schema import Config
 from rlscale.config.schema.checkpoint_config import Resume
 
@@ -29,7 +29,7 @@ class RunFolder:
 
     path: Path
     resumed: bool = False
-    _lock: IO[str] | None = None
+    _lock: BinaryIO | None = None
 
     @property
     def logs(self) -> Path:
@@ -57,15 +57,20 @@ class RunFolder:
         write_json(self.path / MARK, {**known, **facts})
 
     def acquire(self) -> None:
-        """Hold the folder. Raises UserError when a living process holds it."""
+        """Hold the folder. UserError when a living process holds it, or there are links where a run writes its logs."""
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = open(self.path / LOCK, "w")  # noqa: SIM115 - held open for as long as the run lives
+        lock = open_lock(self.path / LOCK)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.close()
             raise UserError(f"{self.path} belongs to a run that is still running; choose another run.output") from None
         self._lock = lock
+        try:
+            refuse_linked_files(self.logs)
+        except UserError:
+            self.release()
+            raise
 
     def release(self) -> None:
         """Let go of the folder."""
@@ -76,15 +81,7 @@ class RunFolder:
 
 def write_json(path: Path, value: Any, mode: int | None = None) -> None:
     """Write JSON so that a reader sees the old file or the new one, never half of one. `mode`: who may read it."""
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w") as file:
-        if mode is not None:
-            os.fchmod(file.fileno(), mode)
-        json.dump(value, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_text(path, f"{json.dumps(value, indent=2)}\n", mode=mode, sync=True)
 
 
 def read_mark(folder: Path) -> dict[str, Any] | None:

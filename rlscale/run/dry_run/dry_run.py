@@ -13,6 +13,7 @@ from rlscale.config.derived.sizes import Sizes
 from rlscale.config.errors import UserError
 from rlscale.config.keys import config_hash
 from rlscale.config.machine import missing_files, shortcomings
+from rlscale.config.own_files import write_text
 from rlscale.config.schema import Config
 from rlscale.run.disk.run_folder import DRY_RUN, new_folder_name, refuse_folder
 from rlscale.run.dry_run.job_script import kubernetes_job, slurm_job
@@ -50,9 +51,9 @@ def dry_run(config: Config, command: Sequence[str], *, slurm: bool = False, imag
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_recipe(config, folder)
-        (folder / PROCESSES).write_text(to_yaml({"processes": processes}), encoding="utf-8")
+        write_text(folder / PROCESSES, to_yaml({"processes": processes}))
         for name, text in scripts.items():
-            (folder / name).write_text(text, encoding="utf-8")
+            write_text(folder / name, text)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}); choose another run.output") from error
     for line in (*Sizes.of(config).lines(), *(f"note: {note}" for note in found.notes)):

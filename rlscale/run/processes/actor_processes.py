@@ -16,6 +16,7 @@ import psutil
 import ray
 from ray.exceptions import RayError
 
+from rlscale.config.own_files import write_text
 from rlscale.platform.stacks import doing
 from rlscale.run.processes import ray_session
 from rlscale.run.processes.stacks_of_actors import stacks_of
@@ -184,7 +185,7 @@ def write_down(folder: Path, stacks: Mapping[str, str]) -> None:
     """Write the stacks of each process, by its name, into a file of the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in stacks.items():
-        (folder / f"{_file_name(name)}.txt").write_text(text)
+        write_text(folder / f"{_file_name(name)}.txt", text)
 
 
 def _file_name(process: str) -> str:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from setproctitle import setproctitle
 
 from rlscale.config.errors import UserError
+from rlscale.config.own_files import open_to_append
 from rlscale.platform.allocator import keep_allocator
 from rlscale.platform.no_terminal import refuse_breakpoints
 from rlscale.platform.ports import free_port
@@ -50,7 +51,7 @@ def _log_to(path: str, actor: object) -> None:
     """
     setproctitle(shown_as(type(actor), Path(path)))  # Ray itself cannot, where the process is forked
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    file = open_to_append(Path(path))
     print_anything()
     sys.stdout.flush()
     sys.stderr.flush()

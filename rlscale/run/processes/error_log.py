@@ -10,6 +10,9 @@ import traceback
 from datetime import datetime
 from pathlib import Path
 
+from rlscale.config.errors import UserError
+from rlscale.config.own_files import open_to_append
+
 NAME = "error.log"
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _MOST = 20
@@ -25,9 +28,9 @@ class ErrorLog:
     def write(self, what: str, text: str) -> bool:
         """Append an entry; whether it could be written. A disk that refuses does not make another error of it."""
         entry = f"==== {datetime.now():%Y-%m-%d %H:%M:%S}  {what}\n{_COLOURS.sub('', text).rstrip()}\n\n"
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, UserError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            file = open_to_append(self.path)
             try:
                 os.write(file, entry.encode(errors="backslashreplace"))  # one write: entries do not mix
             finally:

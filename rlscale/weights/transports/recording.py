@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
+from rlscale.config.own_files import write_text
 from rlscale.platform.tensor_sum import TensorSum
 from rlscale.weights.bucket import Bucket
 from rlscale.weights.transports.route import Route
@@ -63,7 +64,7 @@ class RecordingTransport:
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
             texts = {name: str(tensor) for name, tensor in self._coming.items()}
-            (self._folder / f"version_{version:06d}.json").write_text(json.dumps(texts, indent=1))
+            write_text(self._folder / f"version_{version:06d}.json", json.dumps(texts, indent=1))
         self._coming, self._version = {}, None
 
     def close(self) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from rlscale.cli import main
-from rlscale.doctor.bundle import HIDDEN, Hiding
+from rlscale.doctor.bundle import HIDDEN, Hiding, write_bundle
 
 KEY = "0123456789abcdefSECRET"
 
@@ -40,6 +41,14 @@ KEY = "0123456789abcdefSECRET"
         '{"line": "{\\"password\\": \\"one abcdef\\"}"}',
         "signing-key = abcdefgh",
         "Cookie: session-abcdefgh",
+        "machine example.org login me password abcdefgh",
+        "machine example.org\n  login me\n  password abcdefgh\n",
+        "default password abcdefgh",
+        "curl --password abcdefgh --token=abcdefgh",
+        "mount -o --api-key abcdefgh",
+        "password hunter22hunter22",
+        "the passphrase is abcdef99, the secret abcdef12",
+        "registry token 0123abcdef4567890123",
         f"said by the shell: {KEY}",
     ],
 )
@@ -66,6 +75,48 @@ def test_a_path_and_a_number_stay() -> None:
         "{'token': '', 'text': 'all of it'}, http://127.0.0.1:8000/generate, https://example.org/a:b@c"
     )
     assert Hiding({}).text(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "password 3 attempts left, password 123456789 times, password incorrect, Password authentication failed",
+        "wrong password for me@host, secret not found, no credentials given",
+        "token 151643 is not in the vocabulary, next token probabilities, token qwen3-0.6b",
+        "login failed; the passphrase is needed, --token is an option, --password",
+        "tokens 0123abcdef4567890123 per second",
+    ],
+)
+def test_ordinary_text_about_passwords_and_tokens_stays(text: str) -> None:
+    assert Hiding({}).text(text) == text
+
+
+@pytest.mark.parametrize("where", ["logs/engine.txt", "logs/hang/rank-0.txt", "metrics.jsonl", "logs"])
+def test_a_link_that_leads_out_of_the_runs_folder_is_not_packed(tmp_path: Path, where: str) -> None:
+    elsewhere, run = tmp_path / "home", tmp_path / "run"
+    elsewhere.mkdir()
+    (elsewhere / "netrc.txt").write_text("private")
+    (run / where).parent.mkdir(parents=True)
+    (run / where).symlink_to(elsewhere if where == "logs" else elsewhere / "netrc.txt")
+    write_bundle(tmp_path / "b.zip", {}, {}, run)
+    with zipfile.ZipFile(tmp_path / "b.zip") as archive:
+        texts = {name: archive.read(name).decode() for name in archive.namelist()}
+    name = "run/logs/netrc.txt" if where == "logs" else f"run/{where}"
+    assert texts[name] == "(left out: a link leads out of the run's folder)\n"
+
+
+def test_a_link_inside_is_packed_and_a_pipe_is_not(tmp_path: Path) -> None:
+    logs = tmp_path / "run" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "rank-0.log").write_text("in loss")
+    (logs / "newest.log").symlink_to("rank-0.log")
+    os.mkfifo(logs / "pipe.log")
+    (tmp_path / "given").symlink_to(tmp_path / "run")
+    write_bundle(tmp_path / "b.zip", {}, {}, tmp_path / "given")
+    with zipfile.ZipFile(tmp_path / "b.zip") as archive:
+        texts = {name: archive.read(name).decode() for name in archive.namelist()}
+    assert texts["run/logs/newest.log"] == texts["run/logs/rank-0.log"] == "in loss"
+    assert texts["run/logs/pipe.log"] == "(left out: no regular file)\n"
 
 
 def test_a_bundle_holds_the_command_the_findings_and_the_runs_logs_without_keys(

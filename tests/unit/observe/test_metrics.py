@@ -4,7 +4,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from rlscale.config.errors import UserError
+from rlscale.observe.chrome_trace import write_requests
 from rlscale.observe.metrics import MetricsLog, read_metrics
 
 
@@ -58,3 +61,18 @@ def test_a_fresh_run_starts_an_empty_file(tmp_path: Path) -> None:
     MetricsLog(tmp_path).log(1, {"loss": 1.0})
     MetricsLog(tmp_path)
     assert read_metrics(tmp_path) == []
+
+
+def test_a_link_in_the_place_of_the_file_is_not_written_through(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "bashrc"
+    elsewhere.write_text("alias")
+    for resumed in (None, 1):
+        (tmp_path / "metrics.jsonl").unlink(missing_ok=True)
+        (tmp_path / "metrics.jsonl").symlink_to(elsewhere)
+        MetricsLog(tmp_path, resumed=resumed).log(2, {"loss": 1.0})
+        assert elsewhere.read_text() == "alias"
+    (tmp_path / "profile").mkdir()
+    (tmp_path / "profile" / "requests.jsonl").symlink_to(elsewhere)
+    with pytest.raises(UserError, match=r"requests.jsonl is a link to .*bashrc, .*; remove it$"):
+        write_requests(tmp_path, [{"engine": "one"}], 0)
+    assert elsewhere.read_text() == "alias"

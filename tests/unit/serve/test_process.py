@@ -211,3 +211,10 @@ def test_a_program_that_wrote_no_exception_has_none(tmp_path: Path) -> None:
     process = GuardedProcess([sys.executable, "-c", "print('x: y')"], dict(os.environ), "", tmp_path / "log", tmp_path)
     process.stop()
     assert process.last_exception() is None
+
+
+def test_a_log_that_is_a_link_is_not_written(tmp_path: Path) -> None:
+    (tmp_path / "log").symlink_to(tmp_path / "bashrc")
+    process = GuardedProcess([sys.executable, "-c", "print(1)"], dict(os.environ), "", tmp_path / "log", tmp_path)
+    process.stop()
+    assert not (tmp_path / "bashrc").exists()

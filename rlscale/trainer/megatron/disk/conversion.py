@@ -63,6 +63,8 @@ def _write_checkpoint(model: Model, target: Path) -> None:
     partial = target.with_name(f".{target.name}-partial")
     if dist.get_rank() == 0:
         shutil.rmtree(partial, ignore_errors=True)
+        if partial.is_symlink():  # which rmtree leaves, and files would be written where it leads
+            partial.unlink()
     dist.barrier()
     try:
         writer = checkpoint_of(partial, model, copy=False)

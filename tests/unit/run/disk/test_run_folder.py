@@ -1,6 +1,7 @@
 """Which folder a command gets: a new one, or that of an unfinished run of the same configuration."""
 
 import dataclasses
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -118,3 +119,43 @@ def test_a_state_that_rlscale_does_not_write_is_refused(tmp_path: Path):
     start(given, state="paused").release()
     with pytest.raises(UserError, match=r"run\.json has a state that rlscale does not write \('paused'\)"):
         open_folder(given, "a")
+
+
+@pytest.mark.parametrize("name", [".lock", "run.json.partial", ".run.json.partial", "logs/engine-0.log"])
+def test_links_in_a_strangers_folder_change_no_file_elsewhere(tmp_path: Path, name: str):
+    precious, run = tmp_path / "bashrc", tmp_path / "run"
+    precious.write_text("alias")
+    start(command(tmp_path, output=run)).release()
+    (run / name).parent.mkdir(exist_ok=True)
+    (run / name).unlink(missing_ok=True)
+    (run / name).symlink_to(precious)
+    with suppress(UserError):
+        open_folder(command(tmp_path, output=run), "a").mark(state="finished")
+    assert precious.read_text() == "alias"
+
+
+@pytest.mark.parametrize("name", [".lock", "logs/engine-0.log"])
+def test_a_link_where_a_run_would_write_on_is_named(tmp_path: Path, name: str):
+    run = tmp_path / "run"
+    start(command(tmp_path, output=run)).release()
+    (run / "logs").mkdir()
+    (run / name).unlink(missing_ok=True)
+    (run / name).symlink_to(tmp_path / "bashrc")
+    for _ in range(2):  # the second time nobody holds the folder
+        with pytest.raises(UserError, match=rf"{name} is a link to .*bashrc, .*; remove it$"):
+            open_folder(command(tmp_path, output=run), "a")
+
+
+def test_a_lock_does_not_empty_a_file(tmp_path: Path):
+    (tmp_path / ".lock").write_text("kept")
+    RunFolder(tmp_path).acquire()
+    assert (tmp_path / ".lock").read_text() == "kept"
+
+
+def test_checkpoints_may_lie_on_another_disk(tmp_path: Path):
+    run, disk = tmp_path / "run", tmp_path / "disk"
+    start(command(tmp_path, output=run)).release()
+    for name in ("checkpoints", "logs"):
+        (disk / name).mkdir(parents=True)
+        (run / name).symlink_to(disk / name)
+    assert open_folder(command(tmp_path, output=run), "a").resumed

@@ -101,6 +101,12 @@ def test_text_that_no_file_can_hold_is_escaped_and_a_folder_that_cannot_be_made_
     assert not ErrorLog(tmp_path / "file").write("driver", "text")
 
 
+def test_an_entry_is_not_written_where_a_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "error.log").symlink_to(tmp_path / "bashrc")
+    assert not ErrorLog(tmp_path).write("driver", "text")
+    assert not (tmp_path / "bashrc").exists()
+
+
 def test_a_fault_before_any_run_is_one_line_and_its_traceback_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
