@@ -88,6 +88,8 @@ def _time(path: Path) -> float:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():  # nor a pipe, which would be waited for
+        return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

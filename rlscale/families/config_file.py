@@ -11,6 +11,7 @@ from typing import Any
 from rlscale.families import FAMILIES, known_name
 from rlscale.families.family import EXPERT_COUNTS, Family, FolderError, Head, Key, Kind
 from rlscale.families.gated_delta_net import complete_layer_types
+from rlscale.families.inner_file import refuse_pipe
 from rlscale.families.rotary import complete_scaling
 from rlscale.families.sparse_attention import complete_indexers
 
@@ -22,6 +23,7 @@ _FLOAT32_MOST, _FLOAT32_LEAST = 3.4e38, 1.2e-38
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON file that holds a mapping. FolderError, which names it, for anything else."""
     try:
+        refuse_pipe(file)
         content = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise FolderError(f"{file} cannot be read ({error.strerror})") from error

@@ -28,3 +28,9 @@ def inner_file(folder: str | Path, name: str) -> Path:
     if not stat.S_ISREG(found.stat().st_mode):
         raise OSError(errno.EPERM, "not a regular file", name)
     return file
+
+
+def refuse_pipe(file: Path) -> None:
+    """OSError for what is there and is neither a file nor a folder: a pipe that nobody writes to is waited for."""
+    if file.exists() and not file.is_file() and not file.is_dir():
+        raise OSError(errno.EPERM, "not a regular file", str(file))

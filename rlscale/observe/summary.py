@@ -103,6 +103,8 @@ class Summary:
     @classmethod
     def read(cls, folder: Path) -> Summary | None:
         """The summary of a run, or None where there is none that can be read. Unknown keys are left out."""
+        if not (folder / FILE).is_file():  # nor a pipe, which would be waited for
+            return None
         try:
             stored = json.loads((folder / FILE).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):

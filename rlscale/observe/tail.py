@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 CHUNK = 4 << 20
 
@@ -23,7 +25,7 @@ class Tail:
     def read(self, most: int = CHUNK) -> list[bytes]:
         """Whole lines that follow those read before, of about so many bytes; none where there are no more."""
         try:
-            with open(self.path, "rb") as file:
+            with _opened(self.path) as file:
                 status = os.fstat(file.fileno())
                 self._heed(status)
                 file.seek(self._offset)
@@ -56,7 +58,7 @@ class Tail:
 def sampled_lines(path: Path, count: int) -> list[bytes]:
     """About so many whole lines at even distances in bytes, the first and the last among them; in order."""
     try:
-        with open(path, "rb") as file:
+        with _opened(path) as file:
             size = file.seek(0, os.SEEK_END)
             lines, last = [], -1
             for number in range(count):
@@ -76,7 +78,7 @@ def sampled_lines(path: Path, count: int) -> list[bytes]:
 def end_lines(path: Path, count: int, most: int = 1 << 16) -> list[bytes]:
     """The last whole lines of a file, as many as there are in its last bytes."""
     try:
-        with open(path, "rb") as file:
+        with _opened(path) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - most))
             data = file.read()
@@ -85,3 +87,10 @@ def end_lines(path: Path, count: int, most: int = 1 << 16) -> list[bytes]:
     lines = data.split(b"\n")
     whole = lines[:-1] if size <= most else lines[1:-1]
     return whole[-count:]
+
+
+def _opened(path: Path) -> BinaryIO:
+    """OSError for what is no file: opening a pipe that nobody writes to would never end."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EPERM, "not a regular file", str(path))
+    return open(path, "rb")

@@ -122,7 +122,7 @@ def unreadable(file: Path, error: Exception) -> UserError:
     if isinstance(error, OSError) and error.strerror:
         said = error.strerror
     else:
-        said = first_line(error)[:200] or type(error).__name__
+        said = first_line(error).partition(". ")[0][:200]
     return UserError(
         f"{file.parent} is damaged, or rlscale did not write it ({file.name}: {said}); use another checkpoint, "
         "or a copy of this one that is whole"

@@ -232,9 +232,12 @@ def _stream(descriptor: int, mode: str) -> IO[Any]:
 def _typed(argv: list[str]) -> int:
     """`python -m rlscale ...`, up to Ray, or to the first run of a sweep."""
     from rlscale.cli import main
+    from rlscale.dashboard import dashboard_command
     from rlscale.run.commands import sweep
     from rlscale.run.processes import forks
     from rlscale.run.processes.ray_session import RaySession
+    from rlscale.serve.supervisor import Supervisor
+    from tests.battery.dashboard_answers import read_answers
 
     def started(*_: object, **__: object) -> NoReturn:
         raise _Started
@@ -244,6 +247,8 @@ def _typed(argv: list[str]) -> int:
     forks.engine_fork_server = lambda scratch: contextlib.nullcontext("")  # type: ignore[assignment]
     RaySession.__enter__ = started  # type: ignore[method-assign]
     sweep._run_all = started  # type: ignore[assignment]
+    Supervisor.start_engine = started  # type: ignore[method-assign]
+    dashboard_command._serve = read_answers  # type: ignore[assignment]
     return main(argv)
 
 

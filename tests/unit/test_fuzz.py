@@ -37,13 +37,16 @@ def test_whatever_is_typed_or_lies_there_is_answered_in_lines(tmp_path: Path) ->
 def test_code_that_is_planted_in_files_of_a_run_is_not_run(tmp_path: Path) -> None:
     cases = [case for case in planted() if case.stock == ["run"]]
     read_by_torch = [case for case in cases if case.name.endswith("trainer/.metadata: checkpoint compare run run")]
-    chosen = [*read_by_torch, *random.Random(SEED).sample(cases, 3)]
+    torchscript = [case for case in cases if "torchscript" in case.surface and "weights checksum" in case.name]
+    named = [case for case in cases if case.name.endswith("trainer/further: checkpoint verify run")]
+    assert (len(read_by_torch), len(torchscript), len(named)) == (4, 2, 2)
+    chosen = [*read_by_torch, *torchscript, *named, *random.Random(SEED).sample(cases, 3)]
     wrong = [told(one) for one in attempts(chosen, tmp_path) if one.outcome not in GOOD]
     assert not wrong, "\n".join(wrong)
 
 
 def test_code_that_is_planted_in_files_of_a_model_is_not_run_by_a_check_that_comes_to_it(tmp_path: Path) -> None:
-    checks = [case for case in planted() if case.stock == ["model"] and case.argv[0] == "check"]
+    checks = [case for case in planted() if case.surface == "planted code: model" and case.argv[0] == "check"]
     assert len(checks) == len(OF_MODEL)
     good = " ".join(checks[0].argv)
     control = Case(surface="control", name=good, argv=good.split(), base=[], names=None, stock=["model"])
@@ -56,7 +59,7 @@ def test_what_is_planted_runs_where_it_is_read_carelessly(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    plant(tmp_path, name)
+    plant(tmp_path, {name: "code"})
     content = (tmp_path / name).read_bytes()
     match Path(name).suffix:
         case ".yaml":

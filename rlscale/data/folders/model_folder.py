@@ -18,6 +18,7 @@ from rlscale.families import FAMILIES, FolderError
 from rlscale.families.config_file import CONFIG, complete, problems, read_config, read_generation
 from rlscale.families.family import Head
 from rlscale.families.fit import check_weights
+from rlscale.families.inner_file import refuse_pipe
 from rlscale.families.origin import CHECKPOINT, check_origin
 from rlscale.families.weight_files import weight_files
 
@@ -85,6 +86,11 @@ def find_folder(name: str, key: str, need_config: bool = True, need_tokenizer: b
                 f"{key}={name}: there is no such folder; give a Hugging Face folder or a hub name (owner/model)"
             )
         folder = _snapshot(name, key)
+    try:
+        for file in folder.iterdir():
+            refuse_pipe(file)
+    except OSError as error:
+        raise UserError(f"{key}={name}: {error.filename} cannot be read ({error.strerror})") from error
     if need_config and not (folder / CONFIG).is_file():
         raise UserError(f"{key}={name}: {CONFIG} is missing; is this a Hugging Face model folder?")
     if need_tokenizer and not any((folder / file).is_file() for file in _TOKENIZER_FILES):

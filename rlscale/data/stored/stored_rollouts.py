@@ -107,7 +107,7 @@ def _stored(folder: Path) -> Iterator[tuple[int, str]]:
         for entry in entries:
             stem, dot, end = entry.name.rpartition(".")
             number = stem.removeprefix(_PREFIX)
-            if dot + end in _FORMATS and number != stem and number.isdecimal():
+            if dot + end in _FORMATS and number != stem and number.isdecimal() and entry.is_file():
                 yield int(number), entry.name
 
 

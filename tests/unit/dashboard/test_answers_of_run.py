@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from rlscale.dashboard.answers_of_run import RunAnswers
@@ -19,3 +20,11 @@ def test_an_engine_that_came_back_at_another_address_is_told_once(tmp_path: Path
     answers = RunAnswers(tmp_path)
     assert answers.reader.refresh(5.0)
     assert [(one["engine"], one["restarts"]) for one in answers.engines()] == [("127.0.0.1:1", 0), ("127.0.0.1:3", 1)]
+
+
+def test_pipes_in_the_place_of_a_runs_files_are_not_waited_for(tmp_path: Path) -> None:
+    for name in ("run.json", "metrics.jsonl", "summary.json", "timeline.jsonl"):
+        os.mkfifo(tmp_path / name)
+    run = RunAnswers(tmp_path)
+    assert run.reader.refresh(5.0)
+    assert (run.about()["status"], run.about()["iteration"]) == ("running", 0)

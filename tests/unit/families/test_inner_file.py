@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlscale.families.inner_file import inner_file
+from rlscale.families.inner_file import inner_file, refuse_pipe
 
 
 @pytest.fixture
@@ -62,3 +62,11 @@ def test_what_is_missing_and_what_leads_in_a_circle_are_told_apart(folder: Path)
         inner_file(folder, "circle")
     with pytest.raises(FileNotFoundError):
         inner_file(folder, "none")
+
+
+def test_a_pipe_is_told_from_files_folders_and_what_is_missing(folder: Path) -> None:
+    os.mkfifo(folder / "pipe")
+    with pytest.raises(OSError, match="not a regular file"):
+        refuse_pipe(folder / "pipe")
+    for name in ("own", "trainer", "none"):
+        refuse_pipe(folder / name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 
 from rlscale.observe.tail import Tail, end_lines, sampled_lines
@@ -57,3 +58,9 @@ def test_the_last_lines_are_whole(tmp_path: Path) -> None:
     assert end_lines(path, 2) == [b"second", b"third"]
     assert end_lines(path, 9, most=14) == [b"third"]
     assert end_lines(tmp_path / "none", 2) == []
+
+
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    os.mkfifo(path)
+    assert (Tail(path).read(), sampled_lines(path, 3), end_lines(path, 3)) == ([], [], [])

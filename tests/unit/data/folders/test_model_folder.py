@@ -235,6 +235,16 @@ def test_engines_load_a_folder_of_safetensors_alone(folder: Path, tmp_path: Path
     assert find_served(str(tmp_path), "key", {"load_format": "dummy"}) == tmp_path.resolve()
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "anything"])
+def test_a_pipe_in_a_folder_is_named_and_not_waited_for(folder: Path, tmp_path: Path, name: str) -> None:
+    for file in folder.iterdir():
+        if file.name != name:
+            (tmp_path / file.name).symlink_to(file)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match=rf"^model\.path=.*/{name} cannot be read \(not a regular file\)$"):
+        ensure_model_folder(ModelConfig(name="m", path=str(tmp_path)), tmp_path)
+
+
 def test_a_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"model.path=\./nowhere: there is no such folder"):
         ensure_model_folder(ModelConfig(name="m", path="./nowhere"), tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -311,3 +312,10 @@ def test_groups_that_cannot_be_replaced_are_not_left_beside_what_others_were_tra
     with pytest.raises(UserError, match="No space left"):
         store.write(1, 1, [group(3)])
     assert StoredRollouts(tmp_path, "").trained(1, samples) == {}
+
+
+def test_a_pipe_among_stored_rollouts_is_none_and_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "rollouts").mkdir()
+    os.mkfifo(tmp_path / "rollouts" / "iteration_000001.parquet")
+    with pytest.raises(UserError, match="no rollouts are stored"):
+        StoredRollouts(tmp_path, "rollout.replay")

@@ -1,6 +1,7 @@
 """Which folder a command gets: a new one, or that of an unfinished run of the same configuration."""
 
 import dataclasses
+import os
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from rlscale.config.errors import UserError
 from rlscale.config.keys import config_hash
 from rlscale.config.schema.checkpoint_config import CheckpointConfig, Resume
 from rlscale.config.schema.run_config import RunSection
-from rlscale.run.disk.run_folder import RunFolder, open_folder, read_mark, refuse_folder
+from rlscale.run.disk.run_folder import MARK, RunFolder, open_folder, read_mark, refuse_folder
 
 
 def command(root: Path, *, output: Path | None = None, resume: Resume = Resume.auto):
@@ -159,3 +160,9 @@ def test_checkpoints_may_lie_on_another_disk(tmp_path: Path):
         (disk / name).mkdir(parents=True)
         (run / name).symlink_to(disk / name)
     assert open_folder(command(tmp_path, output=run), "a").resumed
+
+
+def test_a_pipe_in_the_place_of_what_a_run_says_of_itself_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / MARK)
+    with pytest.raises(UserError, match=rf"{MARK} is not one that rlscale writes; choose another folder"):
+        read_mark(tmp_path)
