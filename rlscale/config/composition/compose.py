@@ -22,7 +22,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlscale.config.composition import debug_option
 from rlscale.config.composition import overrides as command_line
-from rlscale.config.composition.assignment import assign, takes
+from rlscale.config.composition.assignment import assign, hints, takes
+from rlscale.config.composition.containers import unusable_containers
 from rlscale.config.composition.groups import Groups, section, with_options
 from rlscale.config.composition.locations import conf_dir
 from rlscale.config.composition.missing_values import left_open, missing_keys
@@ -118,6 +119,8 @@ def _compose(file: RecipeFile, overrides: Sequence[str], hydras: bool) -> Compos
         problems += assign(node, key, value, groups)
     if any(covers(_SET_BY_COMPOSING, key) for key in (*dict(leaves(values)), *dict(given.values))):
         problems.append(f"{_SET_BY_COMPOSING}: is set by composing; groups are chosen with group=option")
+    if OmegaConf.is_missing(node, "run") or OmegaConf.is_interpolation(node, "run"):
+        problems.append("run: is a section with keys of its own; set run.<key>=...")
     if problems:
         raise ConfigError(problems)
     if OmegaConf.is_missing(node.run, "recipe"):
@@ -227,6 +230,8 @@ def close(composition: Composition) -> Config:
         missing = list(_missing_values(composition))
         raise ConfigError(missing or f"{error.full_key}: {_one_line(error)}") from error
     assert isinstance(config, Config)
+    if problems := list(unusable_containers(config, hints)):
+        raise ConfigError(problems)
     if refused := refused_targets(config):
         raise ConfigError(refused)
     anchor_section(config, Path.cwd())
