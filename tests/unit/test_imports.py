@@ -94,7 +94,7 @@ ORDERS = {
     "run": ("processes", "disk", "sides", "sessions"),
     "config": (
         *("target_key", "schema", "errors", "own_files", "nearest", "keys", "hf_architecture"),
-        *("own_targets", "foreign_code"),
+        *("environment_values", "own_targets", "foreign_code"),
         *("named_code", "optim_groups", "passthrough", "derived", "composition", "checks"),
     ),
     "data": ("sample", "prompts", "tokens", "folders", "stored", "batches"),

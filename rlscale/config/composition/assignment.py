@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from rlscale.config.composition.command_line_text import as_typed
+from rlscale.config.composition.containers import name_problem
 from rlscale.config.composition.groups import Groups
 from rlscale.config.composition.schemas_of_options import options_with
 from rlscale.config.nearest import ELSEWHERE, did_you_mean, nearest, nearest_key
@@ -25,6 +26,8 @@ def assign(root: DictConfig, key: str, value: Any, groups: Groups) -> list[str]:
     node = root
     for depth, part in enumerate(parts[:-1]):
         here = ".".join(parts[: depth + 1])
+        if _element(node) is not None and (problem := name_problem(".".join(parts[:depth]), part)) is not None:
+            return [problem]
         child = _enter(node, part)
         if child is None:
             if _hint(node, part) is None:
@@ -77,6 +80,8 @@ def describe(hint: Any) -> str:
 
 def _set(root: DictConfig, node: DictConfig, key: str, name: str, value: Any, groups: Groups) -> list[str]:
     if _element(node) is not None:
+        if (problem := name_problem(key.removesuffix(f".{name}"), name)) is not None:
+            return [problem]
         if not isinstance(value, Mapping):
             return [f"{key}={as_typed(value)}: is a section with keys of its own; set {key}.<key>=..."]
         child = _enter(node, name)
@@ -120,7 +125,7 @@ def _enter(node: DictConfig, name: str) -> DictConfig | None:
     hint = _hint(node, name)
     if hint is None or OmegaConf.is_missing(node, name):
         return None
-    kind = section_type(hint)
+    kind = None if get_origin(hint) is dict else section_type(hint)
     if OmegaConf.is_interpolation(node, name):
         # It follows another section. From now on it is one of its own, and only the values inside follow.
         values = OmegaConf.to_container(node, resolve=False)

@@ -22,7 +22,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlscale.config.composition import debug_option
 from rlscale.config.composition import overrides as command_line
-from rlscale.config.composition.assignment import assign, takes
+from rlscale.config.composition.assignment import assign, hints, takes
+from rlscale.config.composition.containers import unusable_containers
 from rlscale.config.composition.groups import Groups, section, with_options
 from rlscale.config.composition.locations import conf_dir
 from rlscale.config.composition.missing_values import left_open, missing_keys
@@ -43,13 +44,14 @@ from rlscale.config.composition.recipe_file import (
 from rlscale.config.composition.store import register_schema
 from rlscale.config.composition.typed_values import typed
 from rlscale.config.composition.yaml_text import dump
+from rlscale.config.environment_values import environment_of
 from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.keys import plain
 from rlscale.config.named_code import refused_targets
 from rlscale.config.schema import Config
 
 _PRIMARY = "rlscale_recipe"
-_SET_BY_COMPOSING = "run.groups"
+_SET_BY_COMPOSING = {"run.groups": "groups are chosen with group=option", "run.environment": "leave it out"}
 
 
 @dataclass
@@ -116,8 +118,11 @@ def _compose(file: RecipeFile, overrides: Sequence[str], hydras: bool) -> Compos
         problems += [f"{file.file}: {problem}" for problem in assign(node, key, value, groups)]
     for key, value in given.values:
         problems += assign(node, key, value, groups)
-    if any(covers(_SET_BY_COMPOSING, key) for key in (*dict(leaves(values)), *dict(given.values))):
-        problems.append(f"{_SET_BY_COMPOSING}: is set by composing; groups are chosen with group=option")
+    for key, instead in _SET_BY_COMPOSING.items():
+        if any(covers(key, other) for other in (*dict(leaves(values)), *dict(given.values))):
+            problems.append(f"{key}: is set by composing; {instead}")
+    if OmegaConf.is_missing(node, "run") or OmegaConf.is_interpolation(node, "run"):
+        problems.append("run: is a section with keys of its own; set run.<key>=...")
     if problems:
         raise ConfigError(problems)
     if OmegaConf.is_missing(node.run, "recipe"):
@@ -227,6 +232,9 @@ def close(composition: Composition) -> Config:
         missing = list(_missing_values(composition))
         raise ConfigError(missing or f"{error.full_key}: {_one_line(error)}") from error
     assert isinstance(config, Config)
+    if problems := list(unusable_containers(config, hints)):
+        raise ConfigError(problems)
+    config.run.environment = environment_of(composition.node)
     if refused := refused_targets(config):
         raise ConfigError(refused)
     anchor_section(config, Path.cwd())

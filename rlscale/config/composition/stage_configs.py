@@ -58,6 +58,8 @@ def _compose(recipe: str, config: Config) -> Config:
         taken["critic"] = dataclasses.replace(stage.critic, model=copy.deepcopy(taken["model"]))
     groups = {key: option for key, option in stage.run.groups.items() if key not in _TAKEN}
     groups.update({key: option for key, option in config.run.groups.items() if key in _TAKEN})
+    environment = {key: names for key, names in stage.run.environment.items() if key.partition(".")[0] not in _TAKEN}
+    environment |= {key: names for key, names in config.run.environment.items() if key.partition(".")[0] in _TAKEN}
     run = dataclasses.replace(
         stage.run,
         seed=config.run.seed,
@@ -69,6 +71,7 @@ def _compose(recipe: str, config: Config) -> Config:
         recover_at_most=config.run.recover_at_most,
         recover_smaller_after_s=config.run.recover_smaller_after_s,
         groups=groups,
+        environment=environment,
     )
     joined = dataclasses.replace(stage, **taken, run=run)
     joined.freeze()

@@ -19,6 +19,7 @@ from rlscale.config.composition.differences import differences
 from rlscale.config.composition.groups import Groups
 from rlscale.config.composition.store import ROOT
 from rlscale.config.composition.yaml_text import to_yaml
+from rlscale.config.environment_values import without_secrets
 from rlscale.config.keys import plain, what_counts
 from rlscale.config.own_files import write_text
 from rlscale.config.schema import Config
@@ -56,11 +57,11 @@ _PACKAGES = (*ESSENTIAL, "numpy", "datasets", "math-verify")
 def write_recipe(config: Config, folder: Path) -> None:
     """Write `recipe.yaml`, which `recipe=<its path>` runs again, and `resolved.yaml` into `folder`.
 
-    Paths in them are absolute: elsewhere the files that they name must lie in the same places.
+    Paths in them are absolute: elsewhere the files that they name must lie in the same places. Secrets that came from
+    the environment are named by their variables.
     """
     write_text(folder / "recipe.yaml", recipe_text(config))
-    resolved = {**plain(config), "ran_on": versions()}
-    write_text(folder / "resolved.yaml", to_yaml(resolved))
+    write_text(folder / "resolved.yaml", resolved_text(config))
 
 
 def differing_keys(config: Config, folder: Path) -> list[str]:
@@ -75,6 +76,11 @@ def differing_keys(config: Config, folder: Path) -> list[str]:
     return [key for key, _ in differences(known, what_counts(config))]
 
 
+def resolved_text(config: Config) -> str:
+    """Every value of a configuration, and what it is read on."""
+    return to_yaml({**without_secrets(plain(config), config.run.environment), "ran_on": versions()})
+
+
 def recipe_text(config: Config) -> str:
     """The recipe of a configuration: its group choices, and every value that differs from what they give."""
     choices, nested = _choices(config)
@@ -87,7 +93,7 @@ def recipe_text(config: Config) -> str:
             defaults.append({f"override {choice}" if within else choice: option})
     base = compose_groups(defaults, {}, [], set(choices)).node
     before = OmegaConf.to_container(base, resolve=False, enum_to_str=True)
-    after = plain(config, (Scope.result, Scope.execution))
+    after = without_secrets(plain(config, (Scope.result, Scope.execution)), config.run.environment)
     values = _difference(_followed(before, after, after), after)
     text = to_yaml({"defaults": [*defaults, "_self_"], **values})
     how = "run it again with: python -m rlscale recipe=<path of this file>"

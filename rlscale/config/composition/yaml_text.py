@@ -13,6 +13,8 @@ from typing import Any
 import yaml
 from omegaconf._utils import get_omega_conf_dumper
 
+from rlscale.config.environment_values import FROM, FromEnvironment
+
 _PLAIN = re.compile(r"[\n\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010fffe]*")
 """Texts of which PyYAML writes every character as it is, and reads it back."""
 
@@ -20,7 +22,9 @@ _INTERPOLATION = re.compile(r"(\\*)\$\{")
 
 
 def to_yaml(values: Mapping[str, Any]) -> str:
-    """Block-style YAML of mappings, lists, texts, numbers, booleans and None, as values without references."""
+    """Block-style YAML of mappings, lists, texts, numbers, booleans and None, as values without references.
+
+    Of a text in which variables stand for secrets, these are read as what they stand for."""
     return dump(_escaped(values))
 
 
@@ -54,4 +58,6 @@ def _escaped(value: Any) -> Any:
         return {key: _escaped(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_escaped(item) for item in value]
+    if isinstance(value, FromEnvironment):
+        return "".join(part if FROM.fullmatch(part) else _escaped(part) for part in FROM.split(value))
     return _INTERPOLATION.sub(r"\1\1\\${", value) if isinstance(value, str) else value

@@ -93,6 +93,8 @@ class RunSection(Section):
     """Iterations between those whose samples are shown, besides the first; 0 shows those of evaluations only."""
     groups: dict[str, str] = key(dict, scope=Scope.this_run)
     """The group options that this configuration was composed from; set by composing, never by hand."""
+    environment: dict[str, str] = key(dict, scope=Scope.this_run)
+    """The variables of the environment that values are taken from, by their keys; set by composing, never by hand."""
 
 
 @dataclass

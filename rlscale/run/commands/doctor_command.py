@@ -10,10 +10,8 @@ from pathlib import Path
 from rlscale.config.checks import check
 from rlscale.config.composition.command_words import help_is_shown, recipe_and_overrides
 from rlscale.config.composition.compose import compose
-from rlscale.config.composition.written_recipe import recipe_text, versions
-from rlscale.config.composition.yaml_text import to_yaml
+from rlscale.config.composition.written_recipe import recipe_text, resolved_text
 from rlscale.config.errors import UserError
-from rlscale.config.keys import plain
 from rlscale.config.schema import Config
 from rlscale.doctor.bundle import write_bundle
 from rlscale.doctor.facts import Facts, Link
@@ -93,7 +91,7 @@ def _bundle(asked: _Asked, config: Config, facts: Sequence[Facts], lines: Sequen
         "doctor.txt": "\n".join([*lines, ""]),
         "command.txt": shlex.join(["python", "-m", "rlscale", *recipe, *asked.overrides]) + "\n",
         "recipe.yaml": recipe_text(config),
-        "resolved.yaml": to_yaml({**plain(config), "ran_on": versions()}),
+        "resolved.yaml": resolved_text(config),
         "packages.txt": "".join(f"{name}=={have}\n" for name, have in facts[0].packages.items()),
     }
     output = config.run.output

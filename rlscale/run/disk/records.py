@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rlscale.config.derived.eval_sets import EvalSet
 from rlscale.config.derived.sizes import Sizes
+from rlscale.config.environment_values import without_secrets
 from rlscale.config.keys import plain
 from rlscale.config.schema import Config
 from rlscale.data.sample import Group
@@ -106,9 +107,8 @@ class Records:
         self._log = MetricsLog(self._folder.path, resumed)
         self._samples = SamplesLog(self._folder.path, resumed)
         self._load_log = EngineLoadLog(self._folder.path, resumed)
-        self._tracker = build_tracker(
-            self._config.tracker, self._folder.path, run_config=plain(self._config), resumed=resumed
-        )
+        told = without_secrets(plain(self._config), self._config.run.environment)
+        self._tracker = build_tracker(self._config.tracker, self._folder.path, run_config=told, resumed=resumed)
         self._progress.begin(state.iteration)
         self._counters = dict(state.counters)
         if self._folder.resumed:

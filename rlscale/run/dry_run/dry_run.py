@@ -10,6 +10,7 @@ from rlscale.config.composition.written_recipe import write_recipe
 from rlscale.config.composition.yaml_text import to_yaml
 from rlscale.config.derived.needs import Needs
 from rlscale.config.derived.sizes import Sizes
+from rlscale.config.environment_values import without_secrets
 from rlscale.config.errors import UserError
 from rlscale.config.keys import config_hash
 from rlscale.config.machine import missing_files, shortcomings
@@ -51,7 +52,8 @@ def dry_run(config: Config, command: Sequence[str], *, slurm: bool = False, imag
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_recipe(config, folder)
-        write_text(folder / PROCESSES, to_yaml({"processes": processes}))
+        said = without_secrets({"processes": processes}, config.run.environment)
+        write_text(folder / PROCESSES, to_yaml(said))
         for name, text in scripts.items():
             write_text(folder / name, text)
     except OSError as error:

@@ -189,3 +189,14 @@ def test_samples_that_read_the_same_again_are_said_once(tmp_path: Path, capsys: 
     said = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
     assert len(said) == 1
     assert "samples read 2.5 times the tokens that differ in them, in 4.0 segments each" in said[0]
+
+
+def test_trackers_are_told_the_variable_and_not_the_secret_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[str, Any] = {}
+    monkeypatch.setenv("JUDGE_TOKEN", "verysecret1234")
+    monkeypatch.setattr("rlscale.run.disk.records.build_tracker", lambda *given, **named: told.update(named))
+    records(tmp_path, "agent.arguments={token: '${oc.env:JUDGE_TOKEN}'}")
+    assert told["run_config"]["agent"]["arguments"] == {"token": "${oc.env:JUDGE_TOKEN}"}
+    assert "verysecret1234" not in json.dumps(told["run_config"])
