@@ -39,6 +39,9 @@ _TRIED = (
 _LARGE = 3
 """Exit code of a trial that wanted too much memory; a signal ends one that takes too long."""
 
+_CODES: dict[tuple[str, str], int] = {}
+"""Exit codes of trials, by the template and its variables: a command builds several encoders with the same."""
+
 
 class TemplateUnbounded(UserError):
     """A chat template that takes too long or too much memory."""
@@ -62,11 +65,13 @@ def try_template(tokenizer: Any, variables: Mapping[str, Any]) -> None:
     """
     if not tokenizer.chat_template or not _is_main() or _has_loop():
         return
-    process = os.fork()
-    if process == 0:
-        _be_trial(tokenizer, variables)
-    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    if code:
+    tried = str(tokenizer.chat_template), str(variables)
+    if tried not in _CODES:
+        process = os.fork()
+        if process == 0:
+            _be_trial(tokenizer, variables)
+        _CODES[tried] = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    if code := _CODES[tried]:
         raise _refusal(tokenizer, large=code == _LARGE)
 
 

@@ -16,6 +16,7 @@ from rlscale.config.composition.command_words import help_is_shown
 from rlscale.config.errors import UserError
 from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.config.schema.cluster_config import LOOPBACK_HOSTS, Device
+from rlscale.platform.ownership import make_own
 from rlscale.run.disk.key_file import read_key
 from rlscale.run.processes.forks import read_forks
 from rlscale.serve.server_spec import ServerSpec
@@ -79,7 +80,8 @@ def serve(arguments: Sequence[str]) -> int:
         raise UserError(problem)
     key = "" if request.key_file is None else read_key(request.key_file, "engines serve: key_file")
     forks = None if request.warm is None else read_forks(Path(request.warm)).engines
-    supervisor = Supervisor(folder / "logs", folder / "scratch", key, request.host, fork_server=forks)
+    scratch = make_own(folder / "scratch", "engines serve: folder")
+    supervisor = Supervisor(folder / "logs", scratch, key, request.host, fork_server=forks)
     try:
         url = supervisor.start_engine(request.spec(options))
         ended = threading.Event()
