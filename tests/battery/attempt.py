@@ -12,6 +12,7 @@ import select
 import shutil
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Iterable, Iterator
@@ -22,6 +23,7 @@ from typing import IO, Any, NoReturn
 
 from tests.battery import planted, stock, workshop
 from tests.battery.case import Case
+from tests.battery.left_behind import PLACES, left_behind, left_in_scratch
 
 LIMIT_S = 10.0
 """Seconds of computing within which a command line must be answered: a busy machine must not fail a case."""
@@ -50,6 +52,15 @@ _WARM = (
 _STARTED = 99
 """Exit code of a case that would have started a run."""
 
+_VERDICTS = {
+    "doctor": "^not ready$",
+    "plan": "^does not fit: ",
+    "checkpoint": r"that both have differ$|^no tensor has the same name in both$",
+    "weights": r"that both have differ$|^no tensor has the same name in both$",
+    "check-hook": r"^\d+ checks, [1-9]\d* failed, ",
+}
+"""Commands that say no with exit code 1, and by which words."""
+
 
 class Outcome(Enum):
     """What came of a case; the first four are as they should be."""
@@ -65,6 +76,7 @@ class Outcome(Enum):
     traceback = "an unexpected error"
     silent = "ended otherwise, without a word"
     late = "no answer within 10 s"
+    left = "answered, and left a process or a file behind"
 
 
 GOOD = (Outcome.refused, Outcome.said, Outcome.accepted, Outcome.answered)
@@ -121,7 +133,10 @@ def prepare(cases: Iterable[Case], folder: Path) -> None:
 
 
 def attempt_all(cases: Iterable[Case], folder: Path, at_once: int = 2) -> Iterator[Result]:
-    """Type every case, in folders under `folder`, `at_once` at a time."""
+    """Type every case, in folders under `folder`, `at_once` at a time.
+
+    RuntimeError at the end for what is left in the scratch that they share and is not kept there for others.
+    """
     waiting = list(enumerate(cases))[::-1]
     running: list[_Running] = []
     while waiting or running:
@@ -131,6 +146,8 @@ def attempt_all(cases: Iterable[Case], folder: Path, at_once: int = 2) -> Iterat
         for one in [one for one in running if one.ended()]:
             running.remove(one)
             yield one.result()
+    if found := left_in_scratch(folder / "scratch"):
+        raise RuntimeError(f"some case has left behind: {', '.join(found)}")
 
 
 class _Running:
@@ -144,6 +161,7 @@ class _Running:
         self._began = time.monotonic()
         self._code: int | None = None
         self._seconds = 0.0
+        self._left: list[str] = []
 
     @classmethod
     def start(cls, number: int, case: Case, folder: Path) -> _Running:
@@ -160,6 +178,8 @@ class _Running:
         if not done and _computed(self._process) < LIMIT_S and time.monotonic() - self._began < _PATIENCE_S:
             return False
         os.close(self.ending)
+        if done:
+            self._left = left_behind(self._folder, self._process)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process, signal.SIGKILL)  # and what it has started
         if done:
@@ -173,12 +193,17 @@ class _Running:
         output = (self._folder / "output").read_bytes().decode("utf-8", "replace")
         ran = (self._folder / "work" / planted.RAN).exists()
         shutil.rmtree(self._folder, ignore_errors=True)
-        outcome = Outcome.ran if ran else _judged(self.case, self._code, output)
+        outcome = Outcome.ran if ran else judged(self.case, self._code, output)
+        if self._left:
+            outcome = Outcome.left if outcome in GOOD else outcome
+            output += "".join(f"left behind: {one}\n" for one in self._left)
         return Result(self.case, outcome, self._seconds, self._code, output)
 
 
 def _set_up(case: Case, here: Path, folder: Path) -> None:
     here.mkdir(parents=True)
+    for name in PLACES:
+        (here.parent / name).mkdir()
     for name in case.stock:
         shutil.copytree(folder / "stock" / name, here / name)
     for name, content in case.files.items():
@@ -210,6 +235,8 @@ def _child(case: Case, here: Path) -> NoReturn:
             os.dup2(descriptor, copy)
         sys.stdin, sys.stdout, sys.stderr = (_stream(number, mode) for number, mode in enumerate(("r", "w", "w")))
         os.chdir(here / "work")
+        os.environ.update({variable: str(here / name) for name, variable in PLACES.items()})
+        tempfile.tempdir = None  # found anew
         os.environ.update(case.env)
         _limit_memory()
         code = _typed([word.replace("{here}", str(here / "work")) for word in case.argv])
@@ -265,14 +292,16 @@ def _limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (size + _MEMORY, size + _MEMORY))
 
 
-def _judged(case: Case, code: int | None, output: str) -> Outcome:
+def judged(case: Case, code: int | None, output: str) -> Outcome:
+    """What came of a case that ended with this exit code (None: at the limit) and this output."""
     if code is None:
         return Outcome.late
     if "Traceback (most recent call last)" in output or "This is a bug in rlscale" in output:
         return Outcome.traceback
     if case.either:
         lines = re.findall("^(?:error|usage|python -m rlscale): ", output, re.MULTILINE)
-        return Outcome.answered if code in (0, 1, _STARTED) or (code == 2 and lines) else Outcome.silent
+        said = code in (0, _STARTED) or (code == 1 and _is_verdict(case, output)) or (code == 2 and lines)
+        return Outcome.answered if said else Outcome.silent
     if code in (0, _STARTED):
         if case.said and re.search(f"^note: .*(?:{case.names})", output, re.MULTILINE):
             return Outcome.said
@@ -283,3 +312,9 @@ def _judged(case: Case, code: int | None, output: str) -> Outcome:
     if case.names is None:
         return Outcome.overzealous
     return Outcome.refused if re.search(case.names, "\n".join(lines)) else Outcome.unnamed
+
+
+def _is_verdict(case: Case, output: str) -> bool:
+    """Whether exit code 1 is the answer to what was asked, and no error."""
+    says = _VERDICTS.get(case.argv[0]) if case.argv else None
+    return says is not None and re.search(says, output, re.MULTILINE) is not None

@@ -14,6 +14,7 @@ from rlscale.config.schema import Config
 from rlscale.data.folders.model_folder import ensure_tokenizer_folder, read_chat_template
 from rlscale.data.tokens.end_of_turn import find_end_of_turn, stops_of
 from rlscale.data.tokens.prompt_encoder import load_tokenizer
+from rlscale.data.tokens.template_limits import try_template
 from rlscale.families import known_name
 from rlscale.families.config_file import GENERATION, end_ids, read_generation
 from rlscale.families.weight_files import SUMS
@@ -83,6 +84,8 @@ def companions_of(config: Config, model_folder: Path) -> Companions:
     tokenizer = load_tokenizer(tokenizer_folder)
     if template is not None:
         tokenizer.chat_template = template
+    for data in training_sections(config).values():
+        try_template(tokenizer, data.chat_template_kwargs)
     stops = stops_of(tokenizer_folder)
     own = [
         find_end_of_turn(tokenizer, data.apply_chat_template, key, data.chat_template_kwargs, stops)

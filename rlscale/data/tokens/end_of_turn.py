@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlscale.config.errors import UserError
+from rlscale.data.tokens.template_limits import TemplateUnbounded, rendered
 from rlscale.families import FolderError
 from rlscale.families.config_file import CONFIG, end_ids, read_generation, read_json
 
@@ -157,12 +158,11 @@ def _render(tokenizer: Any, variables: Mapping[str, Any]) -> _Turns | None:
 
 def _text(tokenizer: Any, messages: list[dict[str, str]], variables: Mapping[str, Any]) -> str | None:
     try:
-        text: str = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=False, **dict(variables)
-        )
+        return rendered(tokenizer, messages, add_generation_prompt=False, **dict(variables))
+    except TemplateUnbounded:
+        raise
     except Exception:  # a template may raise anything
         return None
-    return text
 
 
 def _first_added_token(tokenizer: Any, tail: str, but_not: str) -> str | None:

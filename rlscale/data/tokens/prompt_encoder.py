@@ -19,6 +19,7 @@ from rlscale.data.tokens.end_of_turn import appended_tokens, find_end_of_turn, m
 from rlscale.data.tokens.quick_tokenizer import QuickTokenizer
 from rlscale.data.tokens.response_decoder import ResponseDecoder
 from rlscale.data.tokens.template_kwargs import check_template_kwargs, variables_of
+from rlscale.data.tokens.template_limits import TemplateUnbounded, rendered, try_template
 from rlscale.data.tokens.tokenizer_class import known_class
 
 _SAID = "RLSCALE SAID"
@@ -57,6 +58,8 @@ class PromptEncoder:
             )
         if config.system_prompt is not None and not config.apply_chat_template:
             raise UserError(f"{key}.system_prompt needs the chat template; set {key}.apply_chat_template=true")
+        if config.apply_chat_template or config.chat_template_kwargs:
+            try_template(self.tokenizer, config.chat_template_kwargs)
         if config.chat_template_kwargs:
             check_template_kwargs(self.tokenizer.chat_template, config.chat_template_kwargs, key)
         self.end_of_turn = find_end_of_turn(
@@ -222,12 +225,11 @@ class PromptEncoder:
             )
         variables = {**self._config.chat_template_kwargs, **({"tools": list(tools)} if tools else {})}
         try:
-            text: str = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, **variables
-            )
+            return rendered(self.tokenizer, messages, add_generation_prompt=True, **variables)
+        except TemplateUnbounded:
+            raise
         except Exception as error:  # the template may raise anything
             raise ValueError(f"is refused by the chat template: {_first_line(error)}") from error
-        return text
 
     def _refuse_deaf(self) -> None:
         """UserError for a template that writes the same whatever the user says."""

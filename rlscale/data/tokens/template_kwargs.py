@@ -55,6 +55,6 @@ def _variables_of(text: str) -> frozenset[str] | None:
 
     try:
         parsed = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_GENERATION.sub("", text))
-    except TemplateSyntaxError:
+        return frozenset(meta.find_undeclared_variables(parsed))
+    except (TemplateSyntaxError, RecursionError):
         return None
-    return frozenset(meta.find_undeclared_variables(parsed))

@@ -16,6 +16,7 @@ from rlscale.config.errors import UserError
 from rlscale.config.machine import check_gpus, check_starting_weights
 from rlscale.config.schema import Config
 from rlscale.data.folders.companions import companions_of
+from rlscale.platform.ownership import make_own
 from rlscale.run.assembly import trainer_spec
 from rlscale.run.commands.recipe_of_run import compose_of_run, tell_code, trusted
 from rlscale.run.disk.resume import checkpoint_of
@@ -129,7 +130,7 @@ def _check(config: Config) -> None:
 def _convert(config: Config, spec: TrainerSpec, target: Path, to: Form, logs: Path, *, critic: bool = False) -> None:
     """Let trainer ranks convert; their logs stay only if they fail."""
     stop = StopSignal()
-    scratch = Path(config.run.scratch).resolve()
+    scratch = make_own(Path(config.run.scratch), "run.scratch").resolve()  # before forks have files in it
     with with_workers(config, warm_forks(config)) as forks, RaySession(config.cluster, scratch):
         stop.install()
         calls = Calls(stop, config.cluster.call_timeout_s, str(logs), config.cluster.answer_timeout_s)

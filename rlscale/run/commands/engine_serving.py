@@ -17,6 +17,7 @@ from rlscale.config.errors import UserError
 from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.config.schema.cluster_config import LOOPBACK_HOSTS, Device
 from rlscale.data.folders.model_folder import find_served
+from rlscale.platform.ownership import make_own
 from rlscale.run.disk.key_file import read_key
 from rlscale.run.processes.forks import read_forks
 from rlscale.serve.server_spec import ServerSpec
@@ -81,7 +82,8 @@ def serve(arguments: Sequence[str]) -> int:
     key = "" if request.key_file is None else read_key(request.key_file, "engines serve: key_file")
     model = find_served(request.model, "engines serve: model", options)
     forks = None if request.warm is None else read_forks(Path(request.warm)).engines
-    supervisor = Supervisor(folder / "logs", folder / "scratch", key, request.host, fork_server=forks)
+    scratch = make_own(folder / "scratch", "engines serve: folder")
+    supervisor = Supervisor(folder / "logs", scratch, key, request.host, fork_server=forks)
     try:
         url = supervisor.start_engine(replace(request, model=str(model)).spec(options))
         ended = threading.Event()

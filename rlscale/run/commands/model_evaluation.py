@@ -13,6 +13,7 @@ from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.data.folders.model_folder import ensure_model_folder
 from rlscale.data.target import current_folder_importable
+from rlscale.platform.ownership import make_own
 from rlscale.rollout.evaluation import EvalResult
 from rlscale.rollout.rollout_spec import RolloutSpec
 from rlscale.run.commands.convert_command import export_checkpoint
@@ -33,8 +34,7 @@ def measure(config: Config, checkpoint: Path | None, logs: Path) -> EvalResult:
     """
     if config.run.in_process:
         raise UserError("run.in_process=true: eval has its rollout service in a process of its own; leave it out")
-    scratch = Path(config.run.scratch).resolve()
-    scratch.mkdir(0o700, parents=True, exist_ok=True)
+    scratch = make_own(Path(config.run.scratch), "run.scratch").resolve()  # before forks have files in it
     stop = StopSignal()
     calls = Calls(stop, config.cluster.call_timeout_s, str(logs), config.cluster.answer_timeout_s)
     with (

@@ -18,7 +18,7 @@ from rlscale.config.derived.sizes import Sizes
 from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
-from rlscale.platform.ownership import refuse_foreign_file
+from rlscale.platform.ownership import make_own, refuse_foreign_file
 from rlscale.platform.process_environment import rank_environment
 from rlscale.serve import forked_python
 from rlscale.serve.engine_process import PROGRAM as ENGINES
@@ -127,7 +127,8 @@ def with_workers(config: Config, forks: Forks) -> Iterator[Forks]:
 @contextmanager
 def engine_fork_server(scratch: Path) -> Iterator[str]:
     """The address of a fork server of engines with its files in `scratch`."""
-    server = start_fork_server(fork_server_environment(scratch), scratch.resolve())
+    scratch = make_own(scratch, "run.scratch").resolve()
+    server = start_fork_server(fork_server_environment(scratch), scratch)
     try:
         yield server.address
     finally:
@@ -137,7 +138,7 @@ def engine_fork_server(scratch: Path) -> Iterator[str]:
 @contextmanager
 def worker_fork_server(scratch: Path, threads: int = 1) -> Iterator[Forks]:
     """A fork server of Ray's workers with its files, and theirs, in `scratch`."""
-    scratch = scratch.resolve()
+    scratch = make_own(scratch, "run.scratch").resolve()
     environment = {**base_environment(), **_shared(threads)}
     shared = forked_python.read_at_import(environment, package_root())
     server = ForkServer(_WORKERS, environment, shared, scratch)

@@ -18,7 +18,7 @@ from ray._private import ray_constants, worker
 from rlscale.config.derived.object_store import given_store_bytes
 from rlscale.config.errors import UserError
 from rlscale.config.schema.cluster_config import ClusterConfig
-from rlscale.platform.ownership import refuse_shared
+from rlscale.platform.ownership import make_own
 from rlscale.run.processes.machines_gone import MachinesGone
 from rlscale.run.processes.ray_waker import RayWaker
 from rlscale.run.processes.raylet_watch import RayletWatch
@@ -159,10 +159,8 @@ class RaySession:
     def _temp_folder(self) -> Path:
         """A folder for Ray in one that only this user can enter, by a name short enough for the sockets in it."""
         parent = (self._scratch / "ray").resolve()
-        self._scratch.mkdir(0o700, parents=True, exist_ok=True)
-        refuse_shared(self._scratch, "run.scratch")
-        parent.mkdir(0o700, exist_ok=True)
-        refuse_shared(parent, "run.scratch")
+        make_own(self._scratch, "run.scratch")
+        make_own(parent, "run.scratch")
         self._folder = Path(tempfile.mkdtemp(dir=parent))
         if len(os.fsencode(self._folder / _RAYS)) <= _LONGEST_TEMP:
             return self._folder / _RAYS

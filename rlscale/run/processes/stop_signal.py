@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
+
+_SAME_S = 1.0
+"""Seconds within which a signal that comes again is the same."""
 
 
 class StopRequested(Exception):
@@ -14,12 +18,16 @@ class StopRequested(Exception):
 
 
 class StopSignal:
-    """Turns the first Ctrl-C or SIGTERM into a flag, and SIGUSR1 into another; a second Ctrl-C ends the process.
+    """Turns the first Ctrl-C or SIGTERM into a flag, and SIGUSR1 into another; a second one ends the process.
 
-    A run that its job ends soon (`end_at`) is asked to stop in the same way.
+    One of the same kind within a second is the same: GNU `timeout` signals its child and then the whole group, and so
+    do some schedulers. A run that its job ends soon (`end_at`) is asked to stop in the same way.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock`: seconds from any start."""
+        self._clock = clock
+        self._first: tuple[int, float] | None = None  # the signal that asked, and when
         self.save_requested = False
         """Whether a checkpoint was asked for; who begins one takes this back."""
         self._asked = False
@@ -68,9 +76,12 @@ class StopSignal:
         return self._end_at is not None and time.time() >= self._end_at
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        now = self._clock()
+        if self._first is not None and self._first[0] == number and now - self._first[1] < _SAME_S:
+            return
         if self._asked:
             os._exit(128 + number)
-        self._asked = True
+        self._asked, self._first = True, (number, now)
 
     def _save(self, number: int, frame: FrameType | None) -> None:
         self.save_requested = True

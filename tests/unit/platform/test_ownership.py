@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ import pytest
 
 from rlscale.config.errors import UserError
 from rlscale.platform.ownership import refuse_foreign_file, refuse_shared
-from rlscale.run.processes.forks import Forks, read_forks, write_forks
+from rlscale.run.processes.forks import Forks, engine_fork_server, read_forks, worker_fork_server, write_forks
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o702])
@@ -30,6 +31,63 @@ def test_another_users_folder_is_refused_but_by_root(tmp_path: Path, monkeypatch
     refuse_shared(tmp_path, "run.scratch")
 
 
+@pytest.mark.parametrize("below", ["mine", "mine/deeper"])
+def test_a_folder_that_others_could_rename_is_refused(tmp_path: Path, below: str) -> None:
+    public = tmp_path / "pub"
+    (public / below).mkdir(0o700, parents=True)
+    public.chmod(0o777)
+    with pytest.raises(UserError, match=rf"^run\.scratch=.*/pub/{below}: everybody may write in {public}, "):
+        refuse_shared(public / below, "run.scratch")
+    public.chmod(0o1777)  # nobody renames there what is not his
+    refuse_shared(public / below, "run.scratch")
+    public.chmod(0o775)  # a group is trusted
+    refuse_shared(public / below, "run.scratch")
+
+
+def test_so_is_one_behind_a_link_and_one_whose_link_could_be_replaced(tmp_path: Path) -> None:
+    public, own = tmp_path / "pub", tmp_path / "own"
+    (public / "mine").mkdir(0o700, parents=True)
+    own.mkdir(0o700)
+    (own / "link").symlink_to(public / "mine")
+    (public / "link").symlink_to(own)
+    public.chmod(0o777)
+    for way in (own / "link", public / "link"):
+        with pytest.raises(UserError, match=f"everybody may write in {public}"):
+            refuse_shared(way, "run.scratch")
+
+
+def test_a_folder_below_that_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").mkdir(0o700)
+    me, him = 4711, 4712
+    owners = {tmp_path: him, tmp_path / "mine": me}
+    known = Path.stat
+    monkeypatch.setattr(
+        Path, "stat", lambda self: SimpleNamespace(st_mode=known(self).st_mode, st_uid=owners.get(self, 0))
+    )
+    monkeypatch.setattr(os, "geteuid", lambda: me)
+    with pytest.raises(UserError, match=rf"^key=.*mine: {tmp_path} belongs to another user, .*; name another$"):
+        refuse_shared(tmp_path / "mine", "key")
+    for owners[tmp_path] in (me, 0):
+        refuse_shared(tmp_path / "mine", "key")
+
+
+def test_a_file_that_others_could_replace_is_foreign(tmp_path: Path) -> None:
+    (tmp_path / "pub").mkdir()
+    (tmp_path / "pub" / "warm.json").touch(0o644)
+    (tmp_path / "pub").chmod(0o777)
+    with pytest.raises(UserError, match=r"cluster\.warm=.*: everybody may write in .*/pub"):
+        refuse_foreign_file(tmp_path / "pub" / "warm.json", "cluster.warm")
+
+
+@pytest.mark.parametrize("server", [engine_fork_server, worker_fork_server])
+def test_no_fork_server_has_files_where_others_may_write(tmp_path: Path, server: Callable) -> None:
+    (tmp_path / "pub" / "mine").mkdir(parents=True)
+    (tmp_path / "pub").chmod(0o777)
+    with pytest.raises(UserError, match="everybody may write in"), server(tmp_path / "pub" / "mine"):
+        pass
+    assert list((tmp_path / "pub" / "mine").iterdir()) == []
+
+
 def test_the_fork_server_that_somebody_else_names_is_not_asked(tmp_path: Path) -> None:
     file = tmp_path / "warm.json"
     write_forks(Forks("an address"), file)
@@ -45,8 +103,11 @@ def test_a_file_of_another_user_is_foreign_to_root_too_and_roots_to_nobody(
 ) -> None:
     file = tmp_path / "file"
     file.touch(0o644)
-    owner, found = [4712], file.stat()
-    monkeypatch.setattr(Path, "stat", lambda _: SimpleNamespace(st_mode=found.st_mode, st_uid=owner[0]))
+    owner = [4712]
+    known = Path.stat
+    monkeypatch.setattr(
+        Path, "stat", lambda self: SimpleNamespace(st_mode=known(self).st_mode, st_uid=owner[0] if self == file else 0)
+    )
     monkeypatch.setattr(os, "geteuid", lambda: me)
     with pytest.raises(UserError, match=r"key=.* belongs to another user"):
         refuse_foreign_file(file, "key")

@@ -27,6 +27,46 @@ def test_a_signal_becomes_a_request_to_stop(number: int) -> None:
     assert stop.why is None  # who has sent it knows
 
 
+@pytest.mark.parametrize(
+    ("signals", "exits"),
+    [
+        ([(signal.SIGTERM, 0.0), (signal.SIGTERM, 0.01), (signal.SIGTERM, 0.9)], None),  # of timeout, to the group too
+        ([(signal.SIGINT, 0.0), (signal.SIGINT, 0.9)], None),
+        ([(signal.SIGINT, 0.0), (signal.SIGINT, 1.1)], 130),
+        ([(signal.SIGTERM, 0.0), (signal.SIGTERM, 0.5), (signal.SIGTERM, 1.1)], 143),
+        ([(signal.SIGTERM, 0.0), (signal.SIGINT, 0.1)], 130),  # another kind is another wish
+    ],
+)
+def test_the_same_signal_again_within_a_second_is_one_and_a_second_one_ends_the_process(
+    signals: list[tuple[int, float]], exits: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    times = iter([when for _, when in signals])
+    stop = StopSignal(clock=lambda: next(times))
+    stop.install()
+    try:
+        for number, _ in signals:
+            signal.raise_signal(number)
+    finally:
+        stop.restore()
+    assert stop.requested
+    assert ended == ([] if exits is None else [exits])
+
+
+def test_one_who_asked_otherwise_is_ended_by_the_first_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    stop = StopSignal(clock=lambda: 0.0)
+    stop.ask()
+    stop.install()
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        stop.restore()
+    assert ended == [143]
+
+
 def test_sigusr1_asks_for_a_checkpoint_and_stops_nothing() -> None:
     before = signal.getsignal(signal.SIGUSR1)
     stop = StopSignal()
