@@ -152,8 +152,7 @@ class TrainerActor(_Actor):
     def train_shard(self, shard: Any, version: int, force_old: bool, policy: bool) -> dict[str, float]:
         """One iteration's steps; see Trainer.train_shard."""
         with self._doing("train"):
-            metrics: dict[str, float] = self._trainer.train_shard(shard, version, force_old, policy)
-        return metrics
+            return dict(self._trainer.train_shard(shard, version, force_old, policy))
 
     def part_made(self) -> bool:
         """What Trainer.part_made says; True of a trainer that cannot tell."""
