@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -16,6 +17,8 @@ from rlscale.trainer.hook_contract.inputs import Arguments
 
 SLOW_S = 1.0
 """A call on `cases.large` should not take longer."""
+_TRIES = 3
+"""Of such a call."""
 
 
 def called_twice(report: Report, hook: Callable[..., Any], make: Callable[[], Arguments], where: str) -> Any:
@@ -76,10 +79,17 @@ def short(dtype: Any) -> str:
 
 
 def timed(report: Report, what: str, run: Callable[[], Any]) -> None:
-    """Whether a call on many tokens is quick; a slow one is not a failure."""
-    start = time.perf_counter()
-    report.call(what, run)
-    seconds = time.perf_counter() - start
+    """Whether a call on many tokens is quick; a slow one is not a failure.
+
+    One that seems slow is made again: other processes may have had the cores.
+    """
+    seconds = math.inf
+    for _ in range(_TRIES):
+        start = time.perf_counter()
+        report.call(what, run)
+        seconds = min(seconds, time.perf_counter() - start)
+        if seconds <= SLOW_S:
+            break
     found = f"{seconds:.3f} s for {what}"
     report.add("speed", f"at most {SLOW_S:g} s", seconds <= SLOW_S, found, otherwise=Status.warned)
 
