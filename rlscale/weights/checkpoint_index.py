@@ -35,6 +35,10 @@ _MEMORY_FORMATS = (torch.contiguous_format, torch.channels_last, torch.preserve_
 """In the order of torch's numbers for them in a checkpoint."""
 
 
+_TOLD = (OSError, EOFError, ValueError, pickle.UnpicklingError)
+"""Errors that say something of the file; others speak of what reads it."""
+
+
 class NamesCode(pickle.UnpicklingError):
     """A pickle names what is no part of a checkpoint; the message is the name."""
 
@@ -112,7 +116,8 @@ def read_index(folder: str | Path) -> Metadata:
             f"{file} names code to be run ({error}); rlscale did not write it so, and does not read it"
         ) from error
     except Exception as error:  # whatever garbage makes of an unpickler; none of it may go on to torch's own
-        raise unreadable(file, error) from error
+        said = error if isinstance(error, _TOLD) else ValueError("its content is not that of an index")
+        raise unreadable(file, said) from error
     _check_places(file, index)
     return index
 
@@ -131,10 +136,11 @@ def unreadable(file: Path, error: Exception) -> UserError:
 
 def _check_places(file: Path, index: Metadata) -> None:
     """UserError for an index by which files elsewhere would be read, or code that transforms their bytes."""
-    for place in index.storage_data.values():
-        name = place.relative_path
-        if Path(name).name != name or place.transform_descriptors:
-            raise UserError(f"{file} names files outside of its folder; use another checkpoint")
+    places = index.storage_data.values()
+    names = {place.relative_path for place in places}
+    if any(Path(name).name != name for name in names) or any(place.transform_descriptors for place in places):
+        raise UserError(f"{file} names files outside of its folder; use another checkpoint")
+    for name in names:
         try:
             inner_file(file.parent, name)
         except FileNotFoundError:
