@@ -93,8 +93,8 @@ ORDERS = {
     "trainer/megatron": ("ranks", "batch", "model", "steps", "disk", "roster"),
     "run": ("processes", "disk", "sides", "sessions"),
     "config": (
-        *("target_key", "schema", "errors", "own_files", "nearest", "keys", "hf_architecture", "foreign_code"),
-        *("named_code", "optim_groups", "passthrough", "derived", "composition", "checks"),
+        *("target_key", "schema", "errors", "shown", "own_files", "nearest", "keys", "hf_architecture"),
+        *("foreign_code", "named_code", "optim_groups", "passthrough", "derived", "composition", "checks"),
     ),
     "data": ("sample", "prompts", "tokens", "folders", "stored", "batches"),
 }
