@@ -19,6 +19,7 @@ from rlscale.config.composition.command_words import recipe_and_overrides
 from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.foreign_code import OPTION, allowed_code, allowing_code
 from rlscale.config.nearest import did_you_mean, nearest
+from rlscale.config.shown import say, say_error
 from rlscale.run.processes.printing import print_anything
 
 if TYPE_CHECKING:
@@ -99,9 +100,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _main(rest, own_process=argv is None)
     except UserError as error:
         if "--debug" in given:
-            traceback.print_exc()
+            say_error(traceback.format_exc().rstrip())
         for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+            say_error(f"error: {line}")
         return _BAD_INPUT
     except KeyboardInterrupt:
         return _INTERRUPTED
@@ -145,13 +146,11 @@ def _unexpected(error: Exception, *, debug: bool) -> int:
     log = ErrorLog(".rlscale")
     written = log.exception("command line", error)
     if debug or not written:
-        traceback.print_exception(error)
+        say_error("".join(traceback.format_exception(error)).rstrip())
     where = f"; its traceback is in {log.path}" if written else ""
     reason = str(error).strip().splitlines()
-    print(
-        f"error: {type(error).__name__}: {reason[0] if reason else 'no message'}. This is a bug in rlscale{where}",
-        file=sys.stderr,
-    )
+    said = reason[0] if reason else "no message"
+    say_error(f"error: {type(error).__name__}: {said}. This is a bug in rlscale{where}")
     return _FAULT
 
 
@@ -201,10 +200,10 @@ def _parser() -> argparse.ArgumentParser:
 def _dispatch(arguments: Arguments) -> int:
     options = arguments.options
     if options.help:
-        print(help_text())
+        say(help_text())
         return 0
     if options.version:
-        print(f"rlscale {rlscale.__version__}")
+        say(f"rlscale {rlscale.__version__}")
         return 0
     if not options.cfg and (options.package or options.resolve):
         raise UserError("--package and --resolve belong to --cfg: python -m rlscale --cfg job ...")
@@ -217,7 +216,7 @@ def _dispatch(arguments: Arguments) -> int:
     if options.multirun:
         return _sweep(arguments)
     if options.cfg:
-        print(_printed(arguments), end="")
+        sys.stdout.write(_printed(arguments))  # YAML has escapes of its own
         return 0
     return _run(arguments)
 
@@ -232,7 +231,7 @@ def _run(arguments: Arguments) -> int:
 
         hand_over(config, ["-m", "rlscale", *sys.argv[1:]])
     for note in check(config):
-        print(f"note: {note}", file=sys.stderr)
+        say_error(f"note: {note}")
     from rlscale.run.execute import execute
 
     return execute(config)
@@ -263,8 +262,8 @@ def _sweep(arguments: Arguments) -> int:
     configs = _checked(arguments.recipe, runs)
     if arguments.options.cfg:
         for run in runs:
-            print(f"# {' '.join(run)}")
-            print(_printed(Arguments(arguments.recipe, run, arguments.options)), end="")
+            say(f"# {' '.join(run)}")
+            sys.stdout.write(_printed(Arguments(arguments.recipe, run, arguments.options)))
         return 0
     from rlscale.run.commands.sweep import run_sweep
 
@@ -287,7 +286,7 @@ def _checked(recipe: str | None, runs: list[list[str]]) -> list[Config]:
             config = compose(recipe, run)
             for note in check(config):
                 if note not in told:  # before anything is built: whose code runs is one of them
-                    print(f"note: {note}", file=sys.stderr, flush=True)
+                    say_error(f"note: {note}")
                     told.add(note)
             check_machine(config)
             preflight_of_sweep(config)

@@ -109,7 +109,6 @@ def _kept(path: Path, flags: int) -> int:
 
 def _refusal(path: Path) -> NotOwnFile:
     if path.is_symlink():
-        what = f"is a link to {os.readlink(path)}, and what it leads to would be changed"
-    else:
-        what = "is a folder" if path.is_dir() else "is no regular file"
+        return NotOwnFile(f"{path} is a link to {os.readlink(path)}, and a run would change what is there; remove it")
+    what = "is a folder" if path.is_dir() else "is no regular file"
     return NotOwnFile(f"{path} {what}, where a run writes a file of its own; remove it")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rlscale.config.composition.command_words import help_is_shown
 from rlscale.config.errors import UserError
+from rlscale.config.shown import say
 from rlscale.dashboard.found_runs import find_runs
 from rlscale.dashboard.page_server import PageServer
 
@@ -54,8 +55,8 @@ async def _serve(folders: list[Path], port: int) -> None:
     await server.start()
     try:
         found = len(find_runs(folders))
-        print(f"{found} run{'' if found == 1 else 's'} in {', '.join(map(str, folders))}; Ctrl-C ends this", flush=True)
-        print(server.url, flush=True)
+        say(f"{found} run{'' if found == 1 else 's'} in {', '.join(map(str, folders))}; Ctrl-C ends this")
+        say(server.url)
         await ended.wait()
     finally:
         await server.close()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rlscale.config.composition.command_words import help_is_shown, recipe_and_overrides
 from rlscale.config.errors import UserError
+from rlscale.config.shown import say
 from rlscale.explain.configuration_diff import diff_lines
 from rlscale.explain.differing_keys import differing_lines
 from rlscale.explain.key_lines import key_lines
@@ -46,7 +47,7 @@ def explain(arguments: Sequence[str]) -> int:
         origins = Origins(asked.recipe, asked.overrides)
         lines = key_lines(asked.keys, origins) if asked.keys else differing_lines(origins)
     for line in lines:
-        print(line)
+        say(line)
     return 0
 
 

@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from html import escape
 
-_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+from rlscale.config.shown import visible
 
 UNITS = ((1e9, "B"), (1e6, "M"), (1e3, "k"))
 """Sizes of the units that large numbers are written in."""
-
-
-def visible(text: str) -> str:
-    """The text with what terminals obey, pages cannot hold or nobody sees written as Python's escapes.
-
-    Control characters (tabs and line feeds stay), other line separators, marks that turn the direction of writing
-    around and lone surrogates: `\\x1b`, `\\u2028`, `\\ud800`. For reading only: a backslash in the text stays one.
-    """
-    return _INVISIBLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def html_text(text: str) -> str:

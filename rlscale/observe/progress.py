@@ -19,6 +19,7 @@ from rich.text import Text
 
 from rlscale.config.schema.run_config import Progress as Mode
 from rlscale.config.schema.run_config import RunSection
+from rlscale.config.shown import say
 from rlscale.observe.formatting import count, duration, figure, percent, visible
 
 _SPARKS = "▁▂▃▄▅▆▇█"
@@ -145,7 +146,7 @@ class Progress:
 
     def _line(self, text: str) -> None:
         """One line that is never wrapped, with the seconds since the start before it."""
-        print(f"[{time.monotonic() - self._start:7.1f}s] {text}", file=self._console.file, flush=True)
+        say(f"[{time.monotonic() - self._start:7.1f}s] {text}", self._console.file)
 
     def _words(self) -> list[str]:
         words = [f"{word} {_value(name, self._latest[name])}" for name, word in SHOWN if name in self._latest]

@@ -13,6 +13,7 @@ from rlscale.config.composition.published_configs import architecture_of
 from rlscale.config.errors import ConfigError, UserError, first_line
 from rlscale.config.keys import plain
 from rlscale.config.schema import Config
+from rlscale.config.shown import say
 from rlscale.plan.plan_lines import lines, rounded
 from rlscale.plan.planned_run import Plan, plan_run
 from rlscale.plan.solving import solve
@@ -48,15 +49,15 @@ def plan(arguments: Sequence[str]) -> int:
     found = plan_run(config, architecture)
     if asked.why is not None:
         for line in _why(asked, config, found):
-            print(line)
+            say(line)
         return 0 if found.fits else _NOT_FITTING
     for line in lines(config, found):
-        print(line)
+        say(line)
     if asked.solve:
         solutions = solve(asked.recipe, asked.overrides, config)
-        print("the best that fit:" if solutions else "nothing that was tried fits: more or larger GPUs are needed")
+        say("the best that fit:" if solutions else "nothing that was tried fits: more or larger GPUs are needed")
         for number, solution in enumerate(solutions, 1):
-            print(f"  {number}. {solution.words()}\n     {' '.join(solution.overrides) or '(as it is)'}")
+            say(f"  {number}. {solution.words()}\n     {' '.join(solution.overrides) or '(as it is)'}")
     return 0 if found.fits else _NOT_FITTING
 
 

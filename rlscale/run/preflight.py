@@ -7,7 +7,6 @@ that cannot be imported must not wait for the import of torch.
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +24,7 @@ from rlscale.config.errors import ConfigError, UserError
 from rlscale.config.named_code import code_that_runs
 from rlscale.config.schema import Config
 from rlscale.config.schema.data_config import ArithmeticData, CustomData, DataConfig, FileData
+from rlscale.config.shown import say_error
 from rlscale.data.configured_source import build_source
 from rlscale.data.folders.cached_only import cached_only
 from rlscale.data.prompt_queue import CheckLabel
@@ -95,7 +95,7 @@ class _Part:
 
 
 def _note(line: str) -> None:
-    print(f"note: {line}", file=sys.stderr, flush=True)
+    say_error(f"note: {line}")
 
 
 def _tell_code(parts: Sequence[_Part], tell: Callable[[str], None]) -> None:

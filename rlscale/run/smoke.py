@@ -13,6 +13,7 @@ from rlscale.config.derived.needs import Moment, Needs
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.trainer_config import RoutingReplay
+from rlscale.config.shown import say
 from rlscale.data.batches.rank_shard import split
 from rlscale.data.folders.companions import companions_of
 from rlscale.families.config_file import complete, read_config
@@ -35,21 +36,21 @@ def smoke(config: Config, stop: StopSignal, notes: list[str], forks: Forks, host
     """Make the step and print its peak; 0. RunFailed where a rank runs out of memory, or fails otherwise."""
     config, own = _one_step(config)
     for note in (*notes, *own):
-        print(f"note: {note}", flush=True)
+        say(f"note: {note}")
     cluster = config.cluster
     logs = (Path(config.run.root) / config.run.recipe / f"smoke_{new_folder_name()}").resolve()
     calls = Calls(stop, cluster.call_timeout_s, str(logs), cluster.answer_timeout_s, host)
     models = ModelFolders.of(config).taught_by(config)
     if Needs.of(config).teacher and models.teacher is None:
         models = dataclasses.replace(models, teacher=models.policy)
-        print("note: the teacher is not there yet: the policy's model stands in for it", flush=True)
+        say("note: the teacher is not there yet: the policy's model stands in for it")
     layout = lay_out_run(config)
     nodes = host.machines(layout.nodes, cluster.gpus_per_node)
     trainer = TrainerGroup(RankPlaces(layout, nodes, calls, logs, config, forks))
     try:
         spec = dataclasses.replace(trainer_spec(config, models), companions=companions_of(config, models.policy))
         trainer.start(spec, cluster.start_timeout_s)
-        print(*_lines(config, layout, *_step(config, trainer, models)), sep="\n", flush=True)
+        say("\n".join(_lines(config, layout, *_step(config, trainer, models))))
     finally:
         trainer.close()
     shutil.rmtree(logs, ignore_errors=True)  # they stay where something failed

@@ -93,7 +93,7 @@ ORDERS = {
     "trainer/megatron": ("ranks", "batch", "model", "steps", "disk", "roster"),
     "run": ("processes", "disk", "sides", "sessions"),
     "config": (
-        *("target_key", "schema", "errors", "own_files", "nearest", "keys", "hf_architecture"),
+        *("target_key", "schema", "errors", "shown", "own_files", "nearest", "keys", "hf_architecture"),
         *("environment_values", "own_targets", "foreign_code"),
         *("named_code", "optim_groups", "passthrough", "derived", "composition", "checks"),
     ),

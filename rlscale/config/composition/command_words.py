@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rlscale.config.errors import UserError
+from rlscale.config.shown import say
 
 _RECIPE = "recipe="
 
@@ -13,7 +14,7 @@ def help_is_shown(words: Sequence[str], usage: str) -> bool:
     """Whether a command is asked for its help, which is printed then and is all that it does."""
     asked = any(word in ("-h", "--help") for word in words)
     if asked:
-        print(usage)
+        say(usage)
     return asked
 
 

@@ -10,6 +10,7 @@ from rlscale.config.composition.compose import compose
 from rlscale.config.derived.sizes import Sizes
 from rlscale.config.keys import config_hash
 from rlscale.config.machine import missing_files, shortcomings
+from rlscale.config.shown import say
 from rlscale.run.disk.run_folder import refuse_folder
 from rlscale.run.preflight import Findings, look
 
@@ -27,7 +28,7 @@ def check(arguments: Sequence[str]) -> int:
         return 0
     config = compose(*recipe_and_overrides(arguments, "check"))
     found = Findings(notes=check_config(config))
-    print(f"{config.run.recipe}: model {config.model.name}, algorithm {config.algo.name}")
+    say(f"{config.run.recipe}: model {config.model.name}, algorithm {config.algo.name}")
     _listed("ok", Sizes.of(config).lines())
     _listed("note", found.notes)  # whose code runs is said before any of it is built
     said = len(found.notes)
@@ -44,10 +45,10 @@ def check(arguments: Sequence[str]) -> int:
     _listed("note", found.notes[said:])
     _listed("not checked here", not_here)
     found.raise_problems()
-    print(f"no problems found{', as far as this machine can tell' if not_here else ''}")
+    say(f"no problems found{', as far as this machine can tell' if not_here else ''}")
     return 0
 
 
 def _listed(kind: str, lines: Sequence[str]) -> None:
     for line in lines:
-        print(f"  {kind}: {line}", flush=True)
+        say(f"  {kind}: {line}")

@@ -16,6 +16,7 @@ from rlscale.config.errors import UserError
 from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.reward_config import RewardConfig
+from rlscale.config.shown import say
 from rlscale.data.target import build_target, current_folder_importable, import_target
 from rlscale.envs.configured_environment import configured_environment
 from rlscale.envs.configured_group_rewards import build_group_reward
@@ -78,13 +79,13 @@ def check_hook(arguments: Sequence[str]) -> int:
     with current_folder_importable():
         target = import_target(path, path)
         findings = _findings(kind := kind or kind_of(target, path), node)
-    print(f"{path} as {kind}:")
+    say(f"{path} as {kind}:")
     for finding in findings:
-        print(finding)
+        say(finding)
     broken = failed(findings)
     warned = sum(finding.status is Status.warned for finding in findings)
     checks = sum(finding.status is not Status.noted for finding in findings)
-    print(f"{checks} checks, {len(broken)} failed, {warned} with a warning")
+    say(f"{checks} checks, {len(broken)} failed, {warned} with a warning")
     return 1 if broken else 0
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlscale.config.errors import UserError
+from rlscale.config.shown import say
 from rlscale.run.commands.verify_command import USAGE as VERIFY_USAGE
 from rlscale.run.commands.verify_command import verify
 from rlscale.run.disk.resume import checkpoint_of
@@ -59,17 +60,17 @@ def checkpoint(arguments: Sequence[str]) -> int:
 
 def _run(command: str, actions: Sequence[str], arguments: Sequence[str]) -> int:
     if any(word in ("-h", "--help") for word in arguments):
-        print(USAGE if command == "weights" else f"{USAGE}\n{VERIFY_USAGE}")
+        say(USAGE if command == "weights" else f"{USAGE}\n{VERIFY_USAGE}")
         return 0
     request = _read(command, actions, arguments)
     found = [_Place(place, request) for place in request.places]
     if request.action == "checksum":
         for line in found[0].lines():
-            print(line)
+            say(line)
         return 0
     comparison = Comparison.of(*found)
     for line in comparison.lines(request.show):
-        print(line)
+        say(line)
     return 0 if comparison.same else 1
 
 

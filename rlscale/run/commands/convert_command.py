@@ -15,6 +15,7 @@ from rlscale.config.derived.sizes import Sizes
 from rlscale.config.errors import UserError
 from rlscale.config.machine import check_gpus, check_starting_weights
 from rlscale.config.schema import Config
+from rlscale.config.shown import say
 from rlscale.data.folders.companions import companions_of
 from rlscale.platform.ownership import make_own
 from rlscale.run.assembly import trainer_spec
@@ -85,7 +86,7 @@ def export(arguments: Sequence[str]) -> int:
     else:
         spec = spec.of_checkpoint(str(checkpoint / "trainer"))
     _convert(config, spec, target, Form.hugging_face, run.resolve() / "logs" / "export", critic=wanted == "critic")
-    print(f"exported {checkpoint} to {target}")
+    say(f"exported {checkpoint} to {target}")
     return 0
 
 
@@ -106,11 +107,11 @@ def import_(arguments: Sequence[str]) -> int:
     models = ModelFolders.of_policy(config)
     models.check_start(config)
     for line in unsummed_starts(config):
-        print(f"note: {line}")
+        say(f"note: {line}")
     spec = trainer_spec(config, models)
     spec = dataclasses.replace(spec, critic=None, model=dataclasses.replace(spec.model, lora=None))
     _convert(config, spec, target, Form.checkpoint, target.with_name(f".{target.name}-logs"))
-    print(f"imported {spec.init_path} to {target}; a run starts from it with model.init={target}")
+    say(f"imported {spec.init_path} to {target}; a run starts from it with model.init={target}")
     return 0
 
 

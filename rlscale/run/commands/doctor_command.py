@@ -13,6 +13,7 @@ from rlscale.config.composition.compose import compose
 from rlscale.config.composition.written_recipe import recipe_text, resolved_text
 from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
+from rlscale.config.shown import say
 from rlscale.doctor.bundle import write_bundle
 from rlscale.doctor.facts import Facts, Link
 from rlscale.doctor.finding import Verdict
@@ -52,11 +53,11 @@ def doctor(arguments: Sequence[str]) -> int:
     lines, worst = [], Verdict.ok
     for name, where, finding in examine(config, facts, lock, links):
         lines.append(finding.line(name, where))
-        print(lines[-1], flush=True)
+        say(lines[-1])
         if finding.verdict is not Verdict.ok and worst is not Verdict.problem:
             worst = finding.verdict
     last = {Verdict.ok: "ready", Verdict.warning: "ready, but see the warnings", Verdict.problem: "not ready"}[worst]
-    print(last)
+    say(last)
     if asked.bundle is not None:
         _bundle(asked, config, facts, [*lines, last])
     return _NOT_READY if worst is Verdict.problem else 0
@@ -97,4 +98,4 @@ def _bundle(asked: _Asked, config: Config, facts: Sequence[Facts], lines: Sequen
     output = config.run.output
     run = Path(output) if output is not None and (Path(output) / MARK).is_file() else None
     names = write_bundle(asked.bundle, said, facts[0].variables, run)
-    print(f"{asked.bundle}: {len(names)} files, keys taken out; look through it before you send it")
+    say(f"{asked.bundle}: {len(names)} files, keys taken out; look through it before you send it")

@@ -16,6 +16,7 @@ from rlscale.config.composition.command_words import help_is_shown
 from rlscale.config.errors import UserError
 from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.config.schema.cluster_config import LOOPBACK_HOSTS, Device
+from rlscale.config.shown import say
 from rlscale.data.folders.model_folder import find_served
 from rlscale.platform.ownership import make_own
 from rlscale.run.disk.key_file import read_key
@@ -89,7 +90,7 @@ def serve(arguments: Sequence[str]) -> int:
         ended = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):  # until here they end this command as any other
             signal.signal(number, lambda *_: ended.set())
-        print(f"{url} serves {request.model}; add rollout.engine_urls=[{url}] to runs; Ctrl-C ends this", flush=True)
+        say(f"{url} serves {request.model}; add rollout.engine_urls=[{url}] to runs; Ctrl-C ends this")
         while not ended.wait(_LOOK_EVERY_S):
             if supervisor.dead():
                 raise UserError(f"the engine ended by itself; see {folder / 'logs' / 'engine.log'}")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlscale.config.errors import UserError
+from rlscale.config.shown import say
 from rlscale.run.disk.membership_orders import EngineOrders, Order
 from rlscale.run.disk.run_folder import RunFolder, read_mark
 
@@ -32,7 +33,7 @@ def engines(arguments: Sequence[str]) -> int:
 
         return serve(arguments[1:])
     if not arguments or "--help" in arguments or "-h" in arguments:
-        print(USAGE)
+        say(USAGE)
         return 0 if arguments else 2
     verb, *rest = arguments
     given = dict(word.split("=", 1) for word in rest if "=" in word and "://" not in word.split("=")[0])
@@ -54,12 +55,12 @@ def _list(orders: EngineOrders, run: Path) -> int:
     """Print the engines that there are, and the orders that were refused."""
     present = orders.present()
     if not _goes_on(run):
-        print("the run does not go on now; when it last did:")
+        say("the run does not go on now; when it last did:")
     for engine in present:
-        print(f"{engine.url}: {engine.state}, started by {engine.started_by}")
+        say(f"{engine.url}: {engine.state}, started by {engine.started_by}")
     for told in orders.told():
         if told.state == "refused":
-            print(f"{told.url}: refused ({told.why})")
+            say(f"{told.url}: refused ({told.why})")
     return 0
 
 
@@ -67,14 +68,14 @@ def _heard(orders: EngineOrders, order: Order, run: Path, wait_s: float) -> int:
     give_up = time.monotonic() + wait_s
     while not (said := orders.told(order)):
         if not _goes_on(run):
-            print(f"{order.url}: the run does not go on now; it looks at this when it does")
+            say(f"{order.url}: the run does not go on now; it looks at this when it does")
             return 2
         if time.monotonic() > give_up:
-            print(f"{order.url}: the run has not answered within {wait_s:g} s; it does once its iteration lets it")
+            say(f"{order.url}: the run has not answered within {wait_s:g} s; it does once its iteration lets it")
             return 2
         time.sleep(_LOOK_EVERY_S)
     told = said[0]
-    print(f"{told.url}: {told.state}{f': {told.why}' if told.why else ''}")
+    say(f"{told.url}: {told.state}{f': {told.why}' if told.why else ''}")
     return 2 if told.state == "refused" else 0
 
 

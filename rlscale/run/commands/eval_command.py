@@ -14,6 +14,7 @@ from rlscale.config.errors import UserError
 from rlscale.config.machine import check_machine
 from rlscale.config.schema import Config
 from rlscale.config.schema.weights_config import SyncedLora
+from rlscale.config.shown import say
 from rlscale.observe import jsonl
 from rlscale.run.commands.recipe_of_run import TRUST_RUN, compose_of_run, trusted
 from rlscale.run.commands.recomposed import recompose, taken_apart
@@ -52,9 +53,9 @@ def evaluate(arguments: Sequence[str]) -> int:
     run = Path(own["run.output"]).expanduser().resolve() if "run.output" in own else None
     config, checkpoint = _subject(run, own, overrides, trust=trust)
     for note in check(config):  # whose code runs is said before any of it is built
-        print(f"note: {note}", flush=True)
+        say(f"note: {note}")
     for note in (*check_machine(config), *preflight(config, trains=False)):
-        print(f"note: {note}")
+        say(f"note: {note}")
     target = _target(own.get("to"), run, config)
     from rlscale.run.commands.model_evaluation import measure
     from rlscale.run.processes.stop_signal import StopRequested
@@ -65,8 +66,8 @@ def evaluate(arguments: Sequence[str]) -> int:
         return 130
     _write(target, config, str(checkpoint or config.model.path), result)
     for k, share in result.pass_at_k.items():
-        print(f"pass@{k} {share:.4f}")
-    print(
+        say(f"pass@{k} {share:.4f}")
+    say(
         f"reward {result.mean_reward:.3f}, {result.mean_length:.1f} tokens, {result.samples} samples of "
         f"{result.prompts} prompts, {result.failures} failed, {result.dropped} prompts left out  {target}"
     )

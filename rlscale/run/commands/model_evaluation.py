@@ -11,6 +11,7 @@ from rlscale.config.derived.eval_sets import eval_sets
 from rlscale.config.derived.sizes import Sizes
 from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
+from rlscale.config.shown import say
 from rlscale.data.folders.model_folder import ensure_model_folder
 from rlscale.data.target import current_folder_importable
 from rlscale.platform.ownership import make_own
@@ -48,7 +49,7 @@ def measure(config: Config, checkpoint: Path | None, logs: Path) -> EvalResult:
         try:
             model = ensure_model_folder(config.model, scratch)
             if checkpoint is not None:
-                print(f"exporting {checkpoint}", flush=True)
+                say(f"exporting {checkpoint}")
                 model = export_checkpoint(config, checkpoint, Path(temporary) / "model", calls, logs, forks)
             return _measured(config, model, calls, logs, forks)
         finally:
@@ -100,4 +101,4 @@ def _nothing_to_send(urls: Sequence[str]) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)
+    say(text)

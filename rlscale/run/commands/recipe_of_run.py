@@ -6,7 +6,6 @@ What it runs is run only where the command line says so, too: word for word, or 
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from rlscale.config.errors import ConfigError
 from rlscale.config.keys import keys
 from rlscale.config.named_code import Named, named_code
 from rlscale.config.schema import Config
+from rlscale.config.shown import say_error
 from rlscale.run.commands.recomposed import recompose
 
 TRUST_RUN = "--trust-run"
@@ -58,7 +58,7 @@ def tell_code(config: Config, runs: Runs) -> None:
     """Say what a command is about to run; for those that do not check the whole configuration."""
     for one in named_code(config):
         if runs(one.key):
-            print(f"note: {one.line}", file=sys.stderr, flush=True)
+            say_error(f"note: {one.line}")
 
 
 def _said(overrides: Sequence[str]) -> set[str]:

@@ -14,6 +14,7 @@ from rlscale.config.composition.command_words import help_is_shown
 from rlscale.config.errors import UserError
 from rlscale.config.schema import SINGLE_TURN, Config
 from rlscale.config.schema.component import TARGET
+from rlscale.config.shown import say
 from rlscale.data.sample import Group, Prompt, Sample
 from rlscale.data.stored.stored_rollouts import StoredRollouts
 from rlscale.data.target import current_folder_importable
@@ -23,7 +24,6 @@ from rlscale.envs.reward import RewardFailed
 from rlscale.envs.rewards_by_source import RewardsBySource, common_reward, own_rewards
 from rlscale.envs.score import Failed
 from rlscale.observe import jsonl
-from rlscale.observe.formatting import visible
 from rlscale.run.commands.recipe_of_run import compose_of_run, tell_code, trusted
 from rlscale.run.commands.recomposed import taken_apart
 from rlscale.run.disk.run_folder import read_mark
@@ -124,12 +124,12 @@ async def _rescored(config: Config, stored: StoredRollouts) -> list[dict[str, ob
                 for comparison in (one, total):
                     comparison.add(group, after)
                 records += _records(iteration, group, after)
-            print(f"iteration {iteration}: {one}")
+            say(f"iteration {iteration}: {one}")
     finally:
         worker.close()
-    print(f"all: {total}")
+    say(f"all: {total}")
     for line in _largest(records):
-        print(visible(line))
+        say(line)
     return records
 
 

@@ -19,7 +19,7 @@ from rlscale.config.composition.recipe_file import is_path
 from rlscale.config.composition.sweep_expansion import differing
 from rlscale.config.foreign_code import allowed_code
 from rlscale.config.schema import Config
-from rlscale.observe.formatting import visible
+from rlscale.config.shown import say
 from rlscale.observe.sweep_table import print_table
 from rlscale.run.disk.run_folder import write_json
 from rlscale.serve.guard import PR_SET_PDEATHSIG, prctl
@@ -62,7 +62,7 @@ def run_sweep(configs: Sequence[Config], runs: Sequence[Sequence[str]], recipe: 
     records = [entry.record() for entry in entries]
     print_table(records)
     how = "stopped" if stopped else "finished"
-    print(visible(f"sweep of {len(entries)} runs {how}: {folder / 'sweep.json'}"), flush=True)
+    say(f"sweep of {len(entries)} runs {how}: {folder / 'sweep.json'}")
     if stopped:
         return 128 + signal.SIGINT
     return 0 if all(entry.exit_code == 0 for entry in entries) else 1
@@ -101,10 +101,7 @@ def _run_all(entries: Sequence[Entry], folder: Path) -> bool:
         for number, entry in enumerate(entries):
             if turn.stopped_at is not None:
                 break
-            print(
-                f"[{number + 1}/{len(entries)}] {visible(' '.join(entry.overrides)) or 'as the recipe says'}",
-                flush=True,
-            )
+            say(f"[{number + 1}/{len(entries)}] {' '.join(entry.overrides) or 'as the recipe says'}")
             entry.exit_code = turn.run(entry.command)
             entry.summary = _read_summary(entry.output)
             write_json(folder / "sweep.json", {"runs": [other.record() for other in entries]})

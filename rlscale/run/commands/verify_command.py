@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlscale.config.errors import UserError
+from rlscale.config.shown import say
 from rlscale.families.config_file import CONFIG
 from rlscale.families.family import FolderError
 from rlscale.families.inner_file import inner_file
@@ -38,7 +39,7 @@ def verify(arguments: Sequence[str]) -> int:
     for checkpoint in _checkpoints(place):
         fault, told = _looked_at(checkpoint)
         faults += fault
-        print(f"{checkpoint}: {told}", flush=True)
+        say(f"{checkpoint}: {told}")
     return 1 if faults else 0
 
 

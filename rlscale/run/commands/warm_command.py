@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rlscale.config.composition.command_words import help_is_shown
 from rlscale.config.errors import UserError
+from rlscale.config.shown import say
 from rlscale.run.processes.forks import engine_fork_server, worker_fork_server, write_forks
 
 USAGE = (
@@ -48,7 +49,7 @@ def warm(arguments: Sequence[str]) -> int:
     try:
         with engine_fork_server(scratch) as engines, worker_fork_server(scratch) as workers:
             write_forks(replace(workers, engines=engines), file)
-            print(f"add cluster.warm={file} to runs on this machine; Ctrl-C ends this", flush=True)
+            say(f"add cluster.warm={file} to runs on this machine; Ctrl-C ends this")
             ended.wait()
     finally:
         file.unlink(missing_ok=True)

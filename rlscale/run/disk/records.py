@@ -13,10 +13,10 @@ from rlscale.config.derived.sizes import Sizes
 from rlscale.config.environment_values import without_secrets
 from rlscale.config.keys import plain
 from rlscale.config.schema import Config
+from rlscale.config.shown import say
 from rlscale.data.sample import Group
 from rlscale.data.stored.stored_rollouts import FOLDER, RolloutStore, spread
 from rlscale.observe.chrome_trace import write_requests, write_trace
-from rlscale.observe.formatting import visible
 from rlscale.observe.load_log import EngineLoadLog
 from rlscale.observe.metrics import MetricsLog, read_metrics
 from rlscale.observe.progress import Progress
@@ -277,7 +277,7 @@ class Records:
         write_trace(self._folder.path)
         write_report(self._folder.path)
         self._progress.close()
-        print(visible(self._last_line()), flush=True)
+        say(self._last_line())
 
     def _fill_summary(self, status: str, state: checkpoint.Progress | None, message: str | None) -> None:
         summary, counters = self._summary, self._counters

@@ -16,6 +16,7 @@ from rlscale.config.keys import config_hash
 from rlscale.config.machine import missing_files, shortcomings
 from rlscale.config.own_files import write_text
 from rlscale.config.schema import Config
+from rlscale.config.shown import say
 from rlscale.run.disk.run_folder import DRY_RUN, new_folder_name, refuse_folder
 from rlscale.run.dry_run.job_script import kubernetes_job, slurm_job
 from rlscale.run.dry_run.planned_processes import planned_processes
@@ -34,7 +35,7 @@ def dry_run(config: Config, command: Sequence[str], *, slurm: bool = False, imag
     if config.run.smoke:
         raise UserError("run.smoke=true: --dry-run shows what a run starts; leave one of them out")
     for note in check(config):  # said before anything is built: whose code that is, is one of them
-        print(f"note: {note}", flush=True)
+        say(f"note: {note}")
     found = Findings()
     found.problems += missing_files(config) if config.cluster.ray_address is None else []
     with found.of(""):
@@ -59,13 +60,13 @@ def dry_run(config: Config, command: Sequence[str], *, slurm: bool = False, imag
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}); choose another run.output") from error
     for line in (*Sizes.of(config).lines(), *(f"note: {note}" for note in found.notes)):
-        print(line)
+        say(line)
     for line in shortcomings(config) if config.cluster.ray_address is None else ():
-        print(f"not on this machine: {line}")
+        say(f"not on this machine: {line}")
     for process in processes:
         gpus = f", GPU {', '.join(map(str, process['gpus']))}" if "gpus" in process else ""
-        print(f"  {process['name']:<24} machine {process['machine']}{gpus}")
-    print(f"nothing was started; {', '.join(['recipe.yaml', 'resolved.yaml', PROCESSES, *scripts])} are in {folder}")
+        say(f"  {process['name']:<24} machine {process['machine']}{gpus}")
+    say(f"nothing was started; {', '.join(['recipe.yaml', 'resolved.yaml', PROCESSES, *scripts])} are in {folder}")
     return 0
 
 

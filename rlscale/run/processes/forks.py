@@ -18,6 +18,7 @@ from rlscale.config.derived.sizes import Sizes
 from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
+from rlscale.config.shown import say_error
 from rlscale.platform.ownership import make_own, refuse_foreign_file
 from rlscale.platform.process_environment import rank_environment
 from rlscale.serve import forked_python
@@ -101,7 +102,7 @@ def hand_over(config: Config, arguments: Sequence[str]) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         return
     if (reason := os.environ.pop(forked_python.NOT_FORKED, None)) is not None:
-        print(f"note: this command imports everything itself: {reason}", file=sys.stderr)
+        say_error(f"note: this command imports everything itself: {reason}")
         return
     forks = warm_forks(config)
     if forks.workers is None or not _forks(config) or config.run.in_process:  # standard input stays here

@@ -13,6 +13,7 @@ from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Placement
 from rlscale.config.schema.simulator_config import SimulationConfig
 from rlscale.config.schema.speculation_config import Algorithm
+from rlscale.config.shown import say
 from rlscale.config.simulator_options import is_of_simulator, read_simulation
 from rlscale.observe.formatting import duration
 from rlscale.run.commands.recipe_of_run import tell_code
@@ -52,11 +53,11 @@ def simulate_command(arguments: Sequence[str]) -> int:
     simulation = read_simulation(own, config)
     found = simulate(config, simulation)
     for line in lines(config, simulation, found):
-        print(line)
+        say(line)
     if simulation.advice:
-        print("what would help:")
+        say("what would help:")
         for line in advice(config, simulation, found):
-            print(f"  {line}")
+            say(f"  {line}")
     return 0
 
 

@@ -211,6 +211,16 @@ def test_an_error_that_says_nothing_is_the_reason_why_a_checkpoint_was_not_writt
         convert(model, model, tmp_path / "checkpoint", Form.checkpoint)
 
 
+def test_a_checkpoint_is_not_written_where_a_link_beside_it_leads(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".checkpoint-partial").symlink_to(tmp_path / "elsewhere")
+    with contextlib.suppress(OSError, UserError):
+        convert(model, model, tmp_path / "checkpoint", Form.checkpoint)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert holds_checkpoint(tmp_path / "checkpoint")
+    assert not (tmp_path / "checkpoint").is_symlink()
+
+
 def test_a_checkpoint_that_cannot_get_its_name_leaves_nothing_of_it(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
