@@ -88,8 +88,8 @@ def places_of(top: str) -> list[Path]:
     spec = PathFinder.find_spec(top, [str(Path.cwd()), *sys.path]) or _found_otherwise(top)
     if spec is None:
         return []
-    if spec.origin not in (None, "namespace"):
-        return [Path(str(spec.origin)).absolute()]
+    if spec.has_location and spec.origin is not None:
+        return [Path(spec.origin).absolute()]
     return [Path(place).absolute() for place in spec.submodule_search_locations or ()]
 
 

@@ -77,7 +77,7 @@ def own_refusal(target: str) -> str | None:
         return "this part of rlscale has no hooks; see docs/hooks.md and docs/components.md"
     if name in names:
         return None
-    close = difflib.get_close_matches(name, names, 1)
+    close = difflib.get_close_matches(name, names, 1, cutoff=0.8)
     if close:
         return f"{PACKAGE}.{module} has no {name}; did you mean {close[0]}?"
     return f"{name} of {PACKAGE}.{module} is no hook or component; name {' or '.join(names)}"

@@ -79,14 +79,16 @@ def _refuse_what_is_elsewhere(found: Any, module_name: str, shown: str) -> None:
     if inspect.ismodule(found) or not callable(found):
         return
     home, name = _home(found)
-    top, own = home.partition(".")[0], module_name.partition(".")[0]
-    if top == own:
+    top = home.partition(".")[0]
+    if top == module_name.partition(".")[0]:
         return
-    if top == PACKAGE and own_refusal(f"{home}.{name}") is not None:
-        raise UserError(f"{shown}: is of {home}, which has no hooks; see docs/hooks.md and docs/components.md")
     if is_pythons_own(top):
         raise UserError(f"{shown}: is of {top}, which holds no hooks; name a class or function of yours")
-    if (inspect.isclass(found) or inspect.isroutine(found)) and (why := not_allowed_here(top)) is not None:
+    if not (inspect.isclass(found) or inspect.isroutine(found)):
+        return  # an object is of the module that made it
+    if top == PACKAGE and own_refusal(f"{home}.{name}") is not None:
+        raise UserError(f"{shown}: is of {home}, which has no hooks; see docs/hooks.md and docs/components.md")
+    if (why := not_allowed_here(top)) is not None:
         raise UserError(f"{shown}: {why}")
 
 

@@ -31,6 +31,7 @@ again = functools.lru_cache(os.makedirs)
 """
 OWN_FORMS = """
 import functools
+from rlscale.algo.scores import group_mean
 def score(response, label, info, scale=1):
     return 1.0
 class Score:
@@ -45,6 +46,8 @@ class Inner:
 scored = functools.partial(score, scale=2)
 kept = functools.lru_cache(score)
 scorer = Score()
+bound = scorer.__call__
+theirs = functools.partial(group_mean)
 """
 
 
@@ -122,7 +125,9 @@ def test_what_a_module_only_imports_is_not_its_hook(
         import_target(path, path)
 
 
-@pytest.mark.parametrize("name", ["score", "Score", "Score.of", "scored", "kept", "scorer", "Inner.Deep"])
+@pytest.mark.parametrize(
+    "name", ["score", "Score", "Score.of", "scored", "kept", "scorer", "bound", "theirs", "Inner.Deep"]
+)
 def test_whatever_is_ones_own_and_can_be_called_may_be_named(
     folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from rlscale.config.composition.compose import compose
 from rlscale.config.errors import ConfigError
 from rlscale.envs.tool_environment import ToolEnvironment
 
-TOOLS = ("env=tools", "env.tools._target_=rlscale.envs.calculator.Tools")
+TOOLS = ("env=tools", "env.tools._target_=rlscale.envs.calculator.Calculator")
 
 
 @pytest.mark.parametrize(
