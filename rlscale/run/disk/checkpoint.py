@@ -131,6 +131,8 @@ class CheckpointStore:
         try:
             self.put_back()
             for left in self.folder.glob(f"{_PARTIAL}*"):
+                if left.is_symlink():  # somebody else's, as no run makes one; what it leads to stays
+                    left.unlink()
                 shutil.rmtree(left, ignore_errors=True)
             begun.partial.mkdir(parents=True)
             write_rollout_state(begun.partial / ROLLOUT_STATE, rollout)

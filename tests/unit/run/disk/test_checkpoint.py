@@ -123,6 +123,15 @@ def test_a_checkpoint_becomes_whole_only_when_every_rank_has_written(tmp_path: P
     assert load_progress(newest) == Progress(iteration=1, recent_losses=[0.5])
 
 
+def test_a_link_of_the_name_of_what_is_half_written_leads_no_writing_elsewhere(tmp_path: Path) -> None:
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "checkpoints"
+    for one in (elsewhere, folder):
+        one.mkdir()
+    (folder / "partial-iteration_000001").symlink_to(elsewhere)
+    assert not save(saver(folder), 1).is_symlink()
+    assert list(elsewhere.iterdir()) == []
+
+
 def test_what_a_killed_run_left_half_written_is_removed(tmp_path: Path) -> None:
     saver(tmp_path).begin(Progress(iteration=1), None, copy=True)
     assert [path.name for path in tmp_path.iterdir()] == ["partial-iteration_000001"]
