@@ -69,9 +69,8 @@ class Membership:
         for url in self.engines.guests:
             if self._silence(url) >= self.engines.calls.patience_s:
                 self._lose(url, "does not answer")
-            elif url in self._restarted:
+            elif url in self._restarted and self._renewed(url, give_weights):
                 self._restarted.discard(url)
-                self._renew(url, give_weights)
         self._tell_count()
 
     def _take_own(self, url: str, give_weights: GiveWeights) -> None:
@@ -81,16 +80,19 @@ class Membership:
             self.note(f"{url} does not join: {answer.why}")
             self._ends(url)
 
-    def _renew(self, url: str, give_weights: GiveWeights) -> None:
-        """A guest was started again: it has the weights of its folder until it gets those of the run."""
+    def _renewed(self, url: str, give_weights: GiveWeights) -> bool:
+        """Give a guest that was started again, and has the weights of its folder, those of the run.
+
+        False where that is to be tried again: the run needs it, or the router was not there.
+        """
         try:
             self.engines.withdraw([url])
             give_weights([url])
             self.engines.admit([url])
         except UserError as error:
-            self._lose(url, f"was started again and is of no use now ({first_line(error)})")
-            return
+            return self._lose(url, f"was started again and is of no use now ({first_line(error)})")
         self.note(f"{url} was started again, and has {self.engines.restarted_with}")
+        return True
 
     def _ends(self, url: str) -> bool:
         """Whether an engine that left was one of the run's on a spare machine, which ends then."""

@@ -105,6 +105,26 @@ def test_an_engine_that_was_started_again_at_its_address_gets_the_weights_before
     assert len(run.happened) == 3
 
 
+def test_one_that_the_run_needs_is_given_the_weights_until_it_takes_them(run: Run) -> None:
+    tries: list[list[str]] = []
+
+    def give(urls: list[str]) -> None:
+        tries.append(urls)
+        if len(tries) < 3:
+            raise UserError("it is starting")
+
+    for version in ("3", "default"):
+        run.version[FIRST] = version
+        run.membership._ask(FIRST)
+    for _ in range(4):
+        run.membership.look(give)
+    assert (tries, run.happened[-1], run.engines.urls) == ([[FIRST]] * 3, f"asked {FIRST}", [FIRST])
+    assert [note.partition(" (")[0] for note in run.notes] == [
+        f"{FIRST} was started again and is of no use now",
+        f"{FIRST} was started again, and has {run.engines.restarted_with}",
+    ]
+
+
 def test_one_that_was_started_again_and_takes_no_weights_leaves_where_the_run_can_do_without_it(run: Run) -> None:
     def give(urls: list[str]) -> None:
         raise UserError("it is full\nand more")
