@@ -143,8 +143,10 @@ def become_server(asked: Mapping[str, Any], program: Any, parent: int) -> NoRetu
         if os.getppid() != parent:  # it died before the kernel was told what then is to happen
             os._exit(status)
         setproctitle(f"rlscale {asked['name']} ({program.__name__})")
+        # With an output these are what the one that asks writes to itself: links in /proc.
+        own = "output" in asked
         for descriptor, path in ((1, asked.get("output", asked["log"])), (2, asked["log"])):
-            output = guard.opened_log(path)
+            output = guard.opened_log(path, follow=own)
             os.dup2(output, descriptor)
             os.close(output)
         # Those of the fork server remember what kind of file theirs was.

@@ -53,9 +53,10 @@ def socket_folder(temporary: str, guard: int) -> str:
     return temporary if len(os.fsencode(temporary)) <= SOCKET_ROOM else f"/proc/{guard}/cwd"
 
 
-def opened_log(path: str) -> int:
-    """The descriptor of a log that is appended to. OSError for a link: it would lead to another file."""
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+def opened_log(path: str, follow: bool = False) -> int:
+    """The descriptor of a log that is appended to. OSError for a link, but with `follow`: it leads to another file."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOCTTY | os.O_CLOEXEC
+    return os.open(path, flags if follow else flags | os.O_NOFOLLOW, 0o666)
 
 
 def start(order: dict) -> subprocess.Popen:
