@@ -55,7 +55,8 @@ _STARTED = 99
 _VERDICTS = {
     "doctor": "^not ready$",
     "plan": "^does not fit: ",
-    "checkpoint": r"that both have differ$|^no tensor has the same name in both$",
+    "checkpoint": r"that both have differ$|^no tensor has the same name in both$"
+    r"|: (damaged: |not whole: |has no checksums )",
     "weights": r"that both have differ$|^no tensor has the same name in both$",
     "check-hook": r"^\d+ checks, [1-9]\d* failed, ",
 }
