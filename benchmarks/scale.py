@@ -45,6 +45,7 @@ from scheduling_costs import in_virtual_time, started
 from rlscale.config.composition.compose import compose
 from rlscale.config.schema.engine_group_config import Role
 from rlscale.config.schema.simulator_config import LengthLaw, LengthsConfig, SimulatedEngineConfig, SimulationConfig
+from rlscale.rollout.garbage_collection import spare_long_lived
 from rlscale.rollout.service import RolloutService
 from rlscale.run.sides.engine_records import Engine
 from rlscale.run.sides.engines import Engines
@@ -293,6 +294,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.one:
         found: dict[str, float] = {}
+        spare_long_lived()  # as the process of a run's rollout does when it begins
         for measure in PARTS[options.one[0]]:
             with tempfile.TemporaryDirectory() as folder, COLLECTOR:
                 found |= measure(Path(folder), int(options.one[1]), int(options.one[2]))
