@@ -13,8 +13,16 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig
 
-SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASS(?:W|PHRASE|$)|CREDENTIAL|AUTH(?!_MODE)", re.IGNORECASE)
-"""What variables and keys with secrets are called."""
+SECRET_NAME = re.compile(
+    r"(?:^|[_.\-])(?:(?:api|access|private|secret|auth)[_\-]?key|key|tokens?|secrets?|pass(?:word|wd|phrase)?|pwd|"
+    r"credentials?|auth(?!_mode))(?:$|[_.\-])",
+    re.IGNORECASE,
+)
+"""What variables and keys with secrets are called: whole words, as `model.tokenizer` and `AUTHOR` are none."""
+MAYBE_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS(?:W|PHRASE|$)|CREDENTIAL|AUTH(?!_MODE)", re.IGNORECASE)
+"""What is in the names of variables that may hold secrets: what is shown to others is better hidden once too often."""
+_NAMES_A_COLUMN = re.compile(r"^(?:prompt|label|id|image|answer|messages|source|tools?)s?_key$")
+"""Keys of data that name the fields of rows."""
 _SECRET_FORM = re.compile(r"://[^/\s@]+@|(?i:\bbearer )|-----BEGIN ")
 """An address with a password, for one."""
 _VARIABLE = re.compile(r"oc\.env:\s*([^,}\s]+)")
@@ -52,7 +60,8 @@ def without_secrets(values: Any, taken: Mapping[str, str], variables: Mapping[st
 
 
 def _is_secret(key: str, name: str, value: str) -> bool:
-    named = SECRET_NAME.search(name) or SECRET_NAME.search(key.rpartition(".")[2])
+    own = key.rpartition(".")[2]
+    named = SECRET_NAME.search(name) or (SECRET_NAME.search(own) and not _NAMES_A_COLUMN.match(own))
     return bool(named or _SECRET_FORM.search(value))
 
 

@@ -71,12 +71,15 @@ def cleared(path: Path) -> Path:
 
 
 def refuse_linked_files(folder: Path) -> None:
-    """NotOwnFile for what is neither file nor folder in a folder of logs, links to files too: processes write them."""
+    """NotOwnFile for what is neither file nor folder in a folder of logs, links out of it too: processes write them."""
     for inside, folders, files in os.walk(folder):
         for name in (*files, *(name for name in folders if Path(inside, name).is_symlink())):
             path = Path(inside, name)
-            if not (path.is_dir() or stat.S_ISREG(path.lstat().st_mode)):
-                raise _refusal(path)
+            if path.is_symlink() and path.resolve().is_relative_to(folder.resolve()):
+                continue  # `latest.log`, say: what it leads to is looked at, too
+            with suppress(FileNotFoundError):  # it was a file that somebody has removed since
+                if not (path.is_dir() or stat.S_ISREG(path.lstat().st_mode)):
+                    raise _refusal(path)
 
 
 def _made_anew(path: Path) -> int:

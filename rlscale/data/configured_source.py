@@ -43,15 +43,19 @@ def build_source(config: DataConfig, key: str = "data") -> PromptSource:
 
 
 def _built(node: Mapping[str, Any], key: str) -> PromptSource:
-    """The source of a class, which is not built where it lacks a method. UserError naming `key` for what is none."""
+    """The source of a class, which is not built where it lacks a method, or what a function makes.
+
+    UserError naming `key` for what is no source.
+    """
     from rlscale.data.target import build_target, check_node, resolve_target
 
     check_node(node, key)
     target: Any = resolve_target(node, key)
     is_class = inspect.isclass(target)
-    if is_class and (issubclass(target, PromptSource) or hasattr(target, "__getattr__")):
+    if not is_class or issubclass(target, PromptSource) or hasattr(target, "__getattr__"):
         source = build_target(node, key)
         if isinstance(source, PromptSource):
             return source
-    name = target.__name__ if is_class else type(target).__name__
+        target = type(source)
+    name = target.__name__
     raise UserError(f"{key}: {name} lacks a method of rlscale.data.prompts.sources.PromptSource")

@@ -39,7 +39,8 @@ def import_target(path: str, shown: str) -> Callable[..., Any]:
         if found is None:
             continue
         for name in parts[cut:]:
-            if not (inspect.ismodule(found) or inspect.isclass(found)):
+            of_class = not inspect.ismodule(found) and not inspect.isclass(found)
+            if of_class and is_pythons_own(type(found).__module__.partition(".")[0]):  # a library of C, say
                 what = f"{type(found).__name__} of {module_name}"
                 raise UserError(f"{shown}: {name} is reached through a {what}; name a class or function of yours")
             if not hasattr(found, name):

@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from rlscale.config.environment_values import SECRET_NAME
+from rlscale.config.environment_values import MAYBE_SECRET
 from rlscale.config.errors import UserError
 
 _FILES = ("run.json", "recipe.yaml", "resolved.yaml", "summary.json", "metrics.jsonl", "timeline.jsonl")
@@ -47,7 +47,7 @@ class Hiding:
     """Takes keys out of texts: those in this process's environment, and what looks like one."""
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
-        named = {value for name, value in environment.items() if SECRET_NAME.search(name) and len(value) >= 6}
+        named = {value for name, value in environment.items() if MAYBE_SECRET.search(name) and len(value) >= 6}
         self._values = sorted((value for value in named if not os.path.exists(value)), key=len, reverse=True)
 
     def text(self, text: str) -> str:
@@ -61,7 +61,7 @@ class Hiding:
     def variables(self, variables: Mapping[str, str]) -> str:
         """A line for each variable; of those that are called like a key only that they are set."""
         return "".join(
-            f"{name}={HIDDEN if SECRET_NAME.search(name) else self.text(value)}\n" for name, value in variables.items()
+            f"{name}={HIDDEN if MAYBE_SECRET.search(name) else self.text(value)}\n" for name, value in variables.items()
         )
 
 

@@ -92,8 +92,8 @@ class TellsParts(Trainer, Protocol):
     """What is asked besides of a trainer whose state may be saved although a step of an iteration has failed."""
 
     def part_made(self) -> bool:
-        """Whether steps of an iteration were begun that did not come to its end: they would be made twice by a run that
-        continues. Not collective.
+        """Whether a step of the last iteration was begun. It is asked where `train_shard` did not come back, or raised:
+        a run that continues would make those steps again. Not collective.
         """
 
 

@@ -14,6 +14,7 @@ import os
 import resource
 import signal
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,7 +24,8 @@ from typing import Any, NoReturn
 from rlscale.config.errors import UserError
 
 SECONDS = 5.0
-"""Processor time for one conversation; ordinary templates take less than a thousandth of a second."""
+"""Processor time for one conversation, and for all of those that a template is tried on; ordinary templates take less
+than a thousandth of a second for each."""
 MEMORY = 1 << 30
 """Bytes that one conversation may add to the process."""
 _AGAIN_S = 0.25
@@ -36,6 +38,7 @@ _TRIED = (
     [{"role": "system", "content": "Count."}, _USER, _ANSWER, _USER],
 )
 """Conversations that a template is tried on."""
+_WAITS_S, _LOOKS_S = 120.0, 0.002
 _LARGE = 3
 """Exit code of a trial that wanted too much memory; a signal ends one that takes too long."""
 
@@ -67,12 +70,28 @@ def try_template(tokenizer: Any, variables: Mapping[str, Any]) -> None:
         return
     tried = str(tokenizer.chat_template), str(variables)
     if tried not in _CODES:
+        _CODES[tried] = _trial(tokenizer, variables)
+    if code := _CODES[tried]:
+        raise _refusal(tokenizer, large=code == _LARGE)
+
+
+def _trial(tokenizer: Any, variables: Mapping[str, Any]) -> int:
+    """The exit code of a fork that renders; 0 where there can be none, or somebody else waits for all children."""
+    try:
         process = os.fork()
         if process == 0:
             _be_trial(tokenizer, variables)
-        _CODES[tried] = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    if code := _CODES[tried]:
-        raise _refusal(tokenizer, large=code == _LARGE)
+        give_up = time.monotonic() + _WAITS_S
+        while (ended := os.waitpid(process, os.WNOHANG))[0] == 0:
+            if time.monotonic() > give_up:  # it neither computes nor ends: nothing that a template could do
+                os.kill(process, signal.SIGKILL)
+                os.waitpid(process, 0)
+                return 0
+            time.sleep(_LOOKS_S)
+        code = os.waitstatus_to_exitcode(ended[1])
+    except (OSError, ChildProcessError):
+        return 0
+    return code if code in (_LARGE, -signal.SIGVTALRM) else 0  # of another end the template is not known to be guilty
 
 
 def _be_trial(tokenizer: Any, variables: Mapping[str, Any]) -> NoReturn:

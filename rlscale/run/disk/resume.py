@@ -18,7 +18,10 @@ def usable_checkpoint(
     Those are moved out of the way. `damaged` names the files of a checkpoint whose content has another checksum.
     UserError if there are checkpoints and none can be used: to begin again is for the user to decide.
     """
-    store.put_back()
+    try:
+        store.put_back()
+    except OSError as error:
+        raise UserError(f"{store.folder}: a checkpoint there cannot be moved to its place ({error})") from error
     skipped: dict[Path, str] = {}
     for checkpoint in reversed(store.all()):
         fault = fault_of(checkpoint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -81,7 +82,7 @@ class RunFolder:
 
 def write_json(path: Path, value: Any, mode: int | None = None) -> None:
     """Write JSON so that a reader sees the old file or the new one, never half of one. `mode`: who may read it."""
-    write_text(path, f"{json.dumps(value, indent=2)}\n", mode=mode, sync=True)
+    write_text(path, f"{json.dumps(value, indent=2)}\n", mode=mode, sync=True, by=f".{os.getpid()}")
 
 
 def read_mark(folder: Path) -> dict[str, Any] | None:

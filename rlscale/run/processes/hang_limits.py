@@ -24,26 +24,35 @@ class HangLimits:
         self._factor, self._least_s = factor, _SILENCES * silence_s
         self._longest: dict[str, float] = {}
         self._warm: set[str] = set()
+        """Kinds of which those who are called have made one."""
 
     def of(self, kind: str, *, stopping: bool = False) -> float | None:
         """The limit of a call of this kind, a shorter one where the run is `stopping`.
 
-        None for the first of those who are called, which compiles and warms up whatever it needs.
+        None for the first of those who are called, which compiles and warms up whatever it needs, and until another one
+        has shown how long they take without that.
         """
-        if self._factor is None or kind not in self._warm:
-            return None
-        limit = max(self._factor * self._longest[kind], self._least_s)
-        return min(limit, max(_FACTOR_AT_STOP * self._longest[kind], _LEAST_AT_STOP_S)) if stopping else limit
+        found = self._made_of(kind, stopping)
+        return None if found is None else max(found[0] * self._longest[kind], found[1])
 
     def why(self, kind: str, *, stopping: bool = False) -> str:
-        """What the limit of a kind is made of: `20 times the longest before, 0.9 s, but at least 120 s`."""
-        factor, least_s = (_FACTOR_AT_STOP, _LEAST_AT_STOP_S) if stopping else (self._factor, self._least_s)
+        """What a limit is made of: `20 times the longest before, 0.9 s, but at least 120 s`."""
+        factor, least_s = self._made_of(kind, stopping) or (0.0, 0.0)
         return f"{factor:g} times the longest before, {self._longest[kind]:.3g} s, but at least {least_s:g} s"
 
+    def _made_of(self, kind: str, stopping: bool) -> tuple[float, float] | None:
+        """How many times the longest, and the least."""
+        if self._factor is None or kind not in self._warm or kind not in self._longest:
+            return None
+        if not stopping:
+            return self._factor, self._least_s
+        return min(self._factor, _FACTOR_AT_STOP), min(self._least_s, _LEAST_AT_STOP_S)
+
     def took(self, kind: str, seconds: float) -> None:
-        """A call took so long."""
+        """A call took so long; the first of those who are called says nothing about the next."""
+        if kind in self._warm:
+            self._longest[kind] = max(self._longest.get(kind, 0.0), seconds)
         self._warm.add(kind)
-        self._longest[kind] = max(self._longest.get(kind, 0.0), seconds)
 
     def others(self) -> None:
         """Others are called from now on, who have to warm up."""

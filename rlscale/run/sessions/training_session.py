@@ -184,7 +184,7 @@ class TrainingSession(Session):
         """The weight version that a run which continues from now begins with."""
 
     def _is_worth_saving(self) -> bool:
-        """Not after a step that leaves nothing to go on from, nor after some steps of an iteration alone.
+        """Not after a step that leaves nothing to go on from, nor after steps of an iteration that is not counted.
 
         A run that continues would make those again.
         """
@@ -193,7 +193,7 @@ class TrainingSession(Session):
         if not self._in_steps or self._trainer.awaits_others or not self._trainer.part_made():
             return True
         self.records.note(
-            f"no checkpoint is written, as some steps of iteration {self.state.iteration + 1} were made, and not all; "
+            f"no checkpoint is written, as steps of iteration {self.state.iteration + 1} were made, perhaps not all; "
             "the last one still stands"
         )
         return False

@@ -106,8 +106,9 @@ class Healing:
         together = fleet.config.rollout.disaggregated
         while batch := self._order.next(self._down(), 1 if together else len(fleet.members) + 1):
             fleet.calls.check_stop()
-            most = fleet.config.cluster.engine_restarts
-            again = [one for one in batch if fleet.budget.left(one.name, most) > 0]
+            cluster = fleet.config.cluster
+            bound = cluster.engine_restarts, cluster.start_timeout_s
+            again = [one for one in batch if fleet.budget.left(one.name, *bound) > 0]
             for one in batch:
                 if one not in again:
                     self._go_on_without(one)

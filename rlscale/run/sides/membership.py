@@ -15,6 +15,7 @@ from rlscale.config.checks.elastic_engines import BY_FILES
 from rlscale.config.errors import UserError, first_line
 from rlscale.config.schema.component import TARGET
 from rlscale.run.disk.membership_orders import EngineOrders, Order, Present, Told, same_place
+from rlscale.run.processes.remote_calls import ProcessLost
 from rlscale.run.sides.engines import Engines
 from rlscale.run.sides.group_source import Rollout
 from rlscale.run.sides.spare_machines import SpareMachines
@@ -89,6 +90,8 @@ class Membership:
             self.engines.withdraw([url])
             give_weights([url])
             self.engines.admit([url])
+        except ProcessLost:  # of a rank: nothing is wrong with the engine
+            raise
         except UserError as error:
             return self._lose(url, f"was started again and is of no use now ({first_line(error)})")
         self.note(f"{url} was started again, and has {self.engines.restarted_with}")

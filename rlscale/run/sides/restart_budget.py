@@ -6,8 +6,10 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 
-WITHIN_S = 3600.0
-"""How long a restart counts. What ends more often than its bound within it does not come up for good."""
+_WITHIN_S = 3600.0
+_STARTS = 2.0
+"""How long a restart counts: an hour, and where starts take long twice the time that all of them may take. What ends
+more often than its bound within it does not come up for good."""
 
 
 class RestartBudget:
@@ -17,9 +19,13 @@ class RestartBudget:
         self._clock = clock
         self._spent: dict[str, list[float]] = defaultdict(list)
 
-    def left(self, name: str, most: int) -> int:
-        """How often the server of this name may be started again now, of `most` times within an hour."""
-        lately = [moment for moment in self._spent[name] if self._clock() - moment < WITHIN_S]
+    def left(self, name: str, most: int, start_s: float) -> int:
+        """How often the server of this name may be started again now, of `most` times within an hour.
+
+        `start_s`: how long a start may take.
+        """
+        within_s = max(_WITHIN_S, _STARTS * most * start_s)
+        lately = [moment for moment in self._spent[name] if self._clock() - moment < within_s]
         self._spent[name] = lately
         return most - len(lately)
 

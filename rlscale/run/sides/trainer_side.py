@@ -34,7 +34,7 @@ class TrainerSide(Protocol):
         """One iteration's optimizer steps; metrics of them."""
 
     def part_made(self) -> bool:
-        """Whether the ranks made, or may have made, some steps of an iteration that failed before its end."""
+        """Whether the ranks made, or may have made, steps of the last iteration, of which nobody may have heard."""
 
     def columns(self, one: Pass, parts: list[RankShard], batch: Batch) -> NDArray[np.float32]:
         """The column of a pass for every token of a batch divided into `parts`, float32 [tokens_total]."""

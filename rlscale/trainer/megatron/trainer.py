@@ -61,7 +61,7 @@ class MegatronTrainer:
         self._transport: Transport | None = None
         self._route: Route | None = None
         self._receivers: Sequence[Receiver] = ()
-        self._begun_before: int | None = None  # steps, before an iteration that is not at its end
+        self._begun_before: int | None = None  # steps of all iterations but the last
 
     def start(self, address: str, port: int) -> None:
         """Meet the other ranks at rank 0's address:port, build models and optimizers. UserError for what cannot be."""
@@ -79,7 +79,7 @@ class MegatronTrainer:
         return self._roster.steps
 
     def part_made(self) -> bool:
-        """Whether steps of an iteration were begun that did not come to its end. Not collective."""
+        """Whether a step of the last iteration was begun, of which nobody may have heard. Not collective."""
         return self._begun_before is not None and self._roster.steps_begun > self._begun_before
 
     def data_parallel_rank(self) -> int:
@@ -118,7 +118,6 @@ class MegatronTrainer:
         self._roster.keep(version)
         if policy:
             metrics |= self._train_policy(steps, version)
-        self._begun_before = None
         metrics["skipped_in_a_row"] = float(self._roster.skipped_in_a_row)
         self._platform.spare_host()
         made, seconds = len(everything) * self._spec.algo.epochs_per_iteration, time.perf_counter() - began
