@@ -65,6 +65,7 @@ class Session(ABC):
         self._recorded = 0  # the last iteration that was logged
         self._untrained = False  # whether a batch may have left the rollout that no iteration was counted for
         self._ended = False  # whether the loop came to its end
+        self._trustworthy = True  # whether what was computed is worth saving
         self._metrics: dict[str, float] = {}
         self.state = Progress()
 
@@ -193,10 +194,14 @@ class Session(ABC):
         """The user asked to stop: save what is done, so that the same command goes on from here."""
         self._finish_saving(wait=True)
         if self._is_worth_saving():
-            if self.state.iteration > self._recorded:  # cut off in the sync after its steps, which nobody makes again
-                self._log(self._state_to_save())
+            self._log_cut_off()
             self.records.phase("saving a checkpoint before stopping")
             self._save_last()
+
+    def _log_cut_off(self) -> None:
+        """Log an iteration that was cut off in the sync after its steps, which nobody makes again."""
+        if self._trustworthy and self.state.iteration > self._recorded:
+            self._log(self._state_to_save())
 
     def _is_worth_saving(self) -> bool:
         """Whether there is anything that no checkpoint has."""
@@ -214,6 +219,7 @@ class Session(ABC):
                 self._refuse_silence()
             self.save_and_stop()  # in the time that it takes: they are there
         except (UserError, StopRequested):
+            self._log_cut_off()
             self.records.note("no checkpoint could be written after the failure; the last one still stands")
 
     def _refuse_silence(self) -> None:

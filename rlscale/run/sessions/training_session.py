@@ -44,7 +44,6 @@ class TrainingSession(Session):
         super().__init__(parts, SaverWithRanks(parts.store, parts.config_hash, trainer, timeout_s))
         self._trainer, self._engines = trainer, engines
         self._unsynced = False  # whether steps were made whose weights no engine has yet
-        self._trustworthy = True  # whether the trainer's state is worth saving
         self._in_steps = False  # whether the steps of an iteration may have begun that is not done
         self._needs = Needs.of(self.config)
         self._evaluations = evaluations(self.state, self.measure)

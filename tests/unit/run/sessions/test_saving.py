@@ -250,4 +250,5 @@ def test_after_a_failure_ranks_that_answer_have_the_time_that_a_save_takes_and_s
     run.state.iteration, trainer.silent = 8, True
     run.save_after_failure()
     assert whole(tmp_path) == [7]
+    assert [iteration for iteration, *_ in records.written] == [7, 8], "as an iteration that a sync cut off"
     assert records.notes == ["no checkpoint could be written after the failure; the last one still stands"]
