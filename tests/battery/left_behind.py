@@ -11,8 +11,9 @@ from pathlib import Path
 PLACES = {"tmp": "TMPDIR", "home": "HOME"}
 """Folders of a case beside the one that it works in, and the variables that name them."""
 _OWN = {"work", "output", *PLACES}
-_KEPT = {"cache", "models", "served", "error.log"}
-"""What runs make once in their scratch, and commands write there of an error that nobody foresaw."""
+_KEPT = {"cache", "models", "served", "engine", "error.log"}
+"""What runs make once in their scratch, where `engines serve` has its logs, and what commands write there of an error
+that nobody foresaw."""
 _GRACE_S = 3.0
 """Seconds within which what the process has started must have ended, too: guards see that it is gone."""
 
@@ -48,4 +49,9 @@ def _processes(folder: Path, group: int) -> Iterator[str]:
 def _files(folder: Path) -> Iterator[str]:
     yield from (str(path) for path in sorted(folder.iterdir()) if path.name not in _OWN)
     for name in PLACES:
-        yield from (str(path) for path in sorted((folder / name).rglob("*")))
+        yield from (str(path) for path in sorted((folder / name).rglob("*")) if not _is_of_wandb(path))
+
+
+def _is_of_wandb(path: Path) -> bool:
+    """Its folders for temporary files, which it removes as Python ends (a case ends without that), and its own log."""
+    return "wandb" in str(path) or (path.is_dir() and any(path.iterdir()) and all(map(_is_of_wandb, path.iterdir())))
