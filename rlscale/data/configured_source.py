@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
-from typing import Any
-
 from rlscale.config.errors import UserError
 from rlscale.config.schema.data_config import ArithmeticData, CustomData, DataConfig, FileData, MixtureData
 from rlscale.data.prompts.first_prompts import FirstPrompts
@@ -30,7 +26,10 @@ def build_source(config: DataConfig, key: str = "data") -> PromptSource:
 
         return FileSource(config, key)
     if isinstance(config, CustomData):
-        return _built(config.source, f"{key}.source")
+        from rlscale.data.protocol_methods import build_as
+
+        source: PromptSource = build_as(config.source, f"{key}.source", PromptSource)
+        return source
     if isinstance(config, MixtureData):
         from rlscale.data.prompts.mixture import MixtureSource
 
@@ -40,22 +39,3 @@ def build_source(config: DataConfig, key: str = "data") -> PromptSource:
         f"{key}: no source for {type(config).__name__}; choose one with {key}=arithmetic, jsonl, parquet, "
         "custom or mixture"
     )
-
-
-def _built(node: Mapping[str, Any], key: str) -> PromptSource:
-    """The source of a class, which is not built where it lacks a method, or what a function makes.
-
-    UserError naming `key` for what is no source.
-    """
-    from rlscale.data.target import build_target, check_node, resolve_target
-
-    check_node(node, key)
-    target: Any = resolve_target(node, key)
-    is_class = inspect.isclass(target)
-    if not is_class or issubclass(target, PromptSource) or hasattr(target, "__getattr__"):
-        source = build_target(node, key)
-        if isinstance(source, PromptSource):
-            return source
-        target = type(source)
-    name = target.__name__
-    raise UserError(f"{key}: {name} lacks a method of rlscale.data.prompts.sources.PromptSource")

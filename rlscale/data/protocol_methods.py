@@ -53,16 +53,14 @@ def check_built(node: Mapping[str, Any], key: str, protocol: type[Any], given: S
 def build_as(node: Mapping[str, Any], key: str, protocol: type[Any]) -> Any:
     """An instance of the class that a node names, which is not built where it lacks a method of the protocol.
 
-    Or what a function makes. UserError naming `key` where that lacks one.
+    UserError naming `key` for what is no class, too.
     """
     check_node(node, key)
     target = resolve_target(node, key)
-    if inspect.isclass(target):
-        refuse_problems(target, node, key, protocol)
-    made = build_target(node, key)
     if not inspect.isclass(target):
-        refuse_problems(made, node, key, protocol)
-    return made
+        raise UserError(f"{key}: {node['_target_']} is a function; name a class with {_path(protocol)}'s methods")
+    refuse_problems(target, node, key, protocol)
+    return build_target(node, key)
 
 
 def refuse_problems(made: Any, node: Mapping[str, Any], key: str, protocol: type[Any]) -> None:

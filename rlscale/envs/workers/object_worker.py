@@ -37,14 +37,11 @@ def main() -> None:
 
 def _built(node: Mapping[str, Any], key: str, method: str) -> Any:
     """The object of a node. UserError, and nothing is built, where its class lacks the method that is called."""
-    import inspect
-
     from rlscale.config.errors import UserError
     from rlscale.data.target import build_target, resolve_target
 
     target = resolve_target(node, key)
-    lacks = not callable(getattr(target, method, None)) and not hasattr(target, "__getattr__")
-    if inspect.isclass(target) and lacks:
+    if not callable(getattr(target, method, None)) and not hasattr(target, "__getattr__"):
         raise UserError(f"{key}: {node['_target_']} has no method {method}; name a class that has")
     return build_target(node, key)
 

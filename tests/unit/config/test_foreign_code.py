@@ -126,7 +126,7 @@ def test_what_a_module_only_imports_is_not_its_hook(
 
 
 @pytest.mark.parametrize(
-    "name", ["score", "Score", "Score.of", "scored", "kept", "scorer", "bound", "theirs", "Inner.Deep"]
+    "name", ["score", "Score", "Score.of", "scored", "kept", "scorer", "scorer.of", "bound", "theirs", "Inner.Deep"]
 )
 def test_whatever_is_ones_own_and_can_be_called_may_be_named(
     folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
