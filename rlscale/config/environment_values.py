@@ -14,14 +14,13 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig
 
 SECRET_NAME = re.compile(
-    r"(?:^|[_.\-])(?:(?:api|access|private|secret|auth)[_\-]?key|key|tokens?|secrets?|pass(?:word|wd|phrase)?|pwd|"
-    r"credentials?|auth(?!_mode))(?:$|[_.\-])",
+    r"(?:^|[_.\-])(?:(?:api)?key|token|secret|pass(?:word|wd|phrase)?|pwd|credentials?|auth(?!_mode))(?:$|[_.\-])",
     re.IGNORECASE,
 )
 """What variables and keys with secrets are called: whole words, as `model.tokenizer` and `AUTHOR` are none."""
 MAYBE_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS(?:W|PHRASE|$)|CREDENTIAL|AUTH(?!_MODE)", re.IGNORECASE)
 """What is in the names of variables that may hold secrets: what is shown to others is better hidden once too often."""
-_NAMES_A_COLUMN = re.compile(r"^(?:prompt|label|id|image|answer|messages|source|tools?)s?_key$")
+_NAMES_A_COLUMN = re.compile(r"^(?:prompt|label|tools)_key$")
 """Keys of data that name the fields of rows."""
 _SECRET_FORM = re.compile(r"://[^/\s@]+@|(?i:\bbearer )|-----BEGIN ")
 """An address with a password, for one."""

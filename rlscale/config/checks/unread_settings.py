@@ -12,6 +12,8 @@ from rlscale.config.composition.command_line_text import as_typed, shown
 from rlscale.config.composition.differences import differences
 from rlscale.config.keys import plain
 from rlscale.config.schema.about import Unread, Where
+from rlscale.config.schema.cluster_config import ClusterConfig
+from rlscale.config.schema.run_config import Recover
 from rlscale.config.schema.section import Section
 
 
@@ -69,6 +71,18 @@ def evaluation_comes_to_pass(context: CheckContext) -> Iterator[str]:
     yield from ()
 
 
+def ranks_that_hang_come_back(context: CheckContext) -> Iterator[str]:
+    """A note only: what is left of it in a recipe does no harm."""
+    config, usual = context.config, ClusterConfig().hang_factor
+    if config.cluster.hang_factor != usual and (config.run.recover is Recover.none or config.run.in_process):
+        key = "run.in_process=true" if config.run.in_process else "run.recover=none"
+        context.notes.append(
+            f"cluster.hang_factor={config.cluster.hang_factor} is not read with {key}: no other ranks come in the "
+            "place of those that hang"
+        )
+    yield from ()
+
+
 def trackers_differ(context: CheckContext) -> Iterator[str]:
     """Two of a kind would write the same twice."""
     kinds = context.config.tracker.kinds
@@ -98,6 +112,7 @@ def paths_are_given(context: CheckContext) -> Iterator[str]:
 UNREAD_CHECKS: tuple[Callable[[CheckContext], Iterator[str]], ...] = (
     keys_are_read,
     evaluation_comes_to_pass,
+    ranks_that_hang_come_back,
     trackers_differ,
     engines_have_their_options,
     paths_are_given,

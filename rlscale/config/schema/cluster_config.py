@@ -86,7 +86,8 @@ class ClusterConfig(Section):
     """Seconds after which a call to a rank or to the rollout service counts as hung."""
     hang_factor: float | None = bounded(20.0, at_least=2, limit=PATIENCE, scope=Scope.execution)
     """How many times the longest of its kind before a training step or a pass may take, and six times
-    `cluster.answer_timeout_s`, until its ranks count as hung; null: only `cluster.call_timeout_s` counts."""
+    `cluster.answer_timeout_s`, until its ranks count as hung and others come (`run.recover`); null: only
+    `cluster.call_timeout_s` counts."""
     answer_timeout_s: float = bounded(20.0, above=0, limit=YEAR, scope=Scope.execution)
     """Seconds after which an engine that neither computes nor answers, or gives its requests no tokens, a router that
     does not answer, and a rank that is frozen are started again; another process that is frozen ends the run."""

@@ -10,7 +10,7 @@ from rlscale.config.composition.written_recipe import write_recipe
 from rlscale.config.composition.yaml_text import to_yaml
 from rlscale.config.derived.needs import Needs
 from rlscale.config.derived.sizes import Sizes
-from rlscale.config.environment_values import without_secrets
+from rlscale.config.environment_values import FROM, without_secrets
 from rlscale.config.errors import UserError
 from rlscale.config.keys import config_hash
 from rlscale.config.machine import missing_files, shortcomings
@@ -59,6 +59,8 @@ def dry_run(config: Config, command: Sequence[str], *, slurm: bool = False, imag
             write_text(folder / name, text)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}); choose another run.output") from error
+    if named := sorted(set(FROM.findall(scripts.get(KUBERNETES, "")))):
+        found.notes.append(f"{KUBERNETES} gives its containers no {', '.join(named)}, which its recipe reads; add them")
     for line in (*Sizes.of(config).lines(), *(f"note: {note}" for note in found.notes)):
         say(line)
     for line in shortcomings(config) if config.cluster.ray_address is None else ():

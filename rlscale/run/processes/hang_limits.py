@@ -26,27 +26,19 @@ class HangLimits:
         self._warm: set[str] = set()
         """Kinds of which those who are called have made one."""
 
-    def of(self, kind: str, *, stopping: bool = False) -> float | None:
-        """The limit of a call of this kind, a shorter one where the run is `stopping`.
+    def of(self, kind: str, *, stopping: bool = False) -> tuple[float, str] | None:
+        """The limit of a call of this kind, a shorter one where the run is `stopping`, and what it is made of.
 
-        None for the first of those who are called, which compiles and warms up whatever it needs, and until another one
-        has shown how long they take without that.
+        As `20 times the longest before, 0.9 s, but at least 120 s`. None for the first of those who are called, which
+        compiles and warms up whatever it needs, and until another one has shown how long they take without that.
         """
-        found = self._made_of(kind, stopping)
-        return None if found is None else max(found[0] * self._longest[kind], found[1])
-
-    def why(self, kind: str, *, stopping: bool = False) -> str:
-        """What a limit is made of: `20 times the longest before, 0.9 s, but at least 120 s`."""
-        factor, least_s = self._made_of(kind, stopping) or (0.0, 0.0)
-        return f"{factor:g} times the longest before, {self._longest[kind]:.3g} s, but at least {least_s:g} s"
-
-    def _made_of(self, kind: str, stopping: bool) -> tuple[float, float] | None:
-        """How many times the longest, and the least."""
         if self._factor is None or kind not in self._warm or kind not in self._longest:
             return None
-        if not stopping:
-            return self._factor, self._least_s
-        return min(self._factor, _FACTOR_AT_STOP), min(self._least_s, _LEAST_AT_STOP_S)
+        factor, least_s, longest = self._factor, self._least_s, self._longest[kind]
+        if stopping:
+            factor, least_s = min(factor, _FACTOR_AT_STOP), min(least_s, _LEAST_AT_STOP_S)
+        made_of = f"{factor:g} times the longest before, {longest:.3g} s, but at least {least_s:g} s"
+        return max(factor * longest, least_s), made_of
 
     def took(self, kind: str, seconds: float) -> None:
         """A call took so long; the first of those who are called says nothing about the next."""

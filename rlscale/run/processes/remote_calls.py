@@ -153,8 +153,9 @@ class Calls:
             if meanwhile is not None:
                 meanwhile()
             self._refuse_frozen(pending, what, refs)
-            if measured and (shorter := self.hang_limits.of(what, stopping=self.stopping) or timeout_s) < timeout_s:
-                timeout_s, limit = shorter, f"cluster.hang_factor, {self.hang_limits.why(what, stopping=self.stopping)}"
+            hangs = self.hang_limits.of(what, stopping=self.stopping) if measured else None
+            if hangs is not None and hangs[0] < timeout_s:
+                timeout_s, limit = hangs[0], f"cluster.hang_factor, {hangs[1]}"
             if patience.look(True) > timeout_s and pending:
                 raise self._late(f"{what} did not finish within {timeout_s:.0f} s ({limit})", pending, refs)
         if measured:

@@ -57,6 +57,19 @@ def test_no_file_of_a_run_holds_a_secret_of_the_environment(tmp_path: Path, valu
     assert differing_keys(again, tmp_path) == []
 
 
+@pytest.mark.parametrize("name", ["HF_TOKEN", "APIKEY", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD", "my-key", "AUTH"])
+def test_whole_words_of_a_name_tell_a_secret(name: str) -> None:
+    assert without_secrets({"a": "value-of-it"}, {"a": name}, {name: "value-of-it"}) == {"a": f"${{oc.env:{name}}}"}
+
+
+@pytest.mark.parametrize("key", ["model.tokenizer", "data.prompt_key", "data.label_key", "rollout.max_tokens", "a"])
+@pytest.mark.parametrize("name", ["TOKENIZER_DIR", "MONKEY", "AUTHOR", "RAY_AUTH_MODE", "BASE", "COMPASS"])
+def test_parts_of_words_tell_none(key: str, name: str) -> None:
+    section, _, last = key.rpartition(".")
+    values = {section: {last: "/a/folder"}} if section else {last: "/a/folder"}
+    assert without_secrets(values, {key: name}, {name: "/a/folder"}) == values
+
+
 def test_what_is_no_secret_is_written_as_it_is(tmp_path: Path) -> None:
     config = compose(recipe(tmp_path, "optim: {lr: '${oc.env:RATE}'}\nrun: {root: '${oc.env:MY_ROOT}'}"))
     assert "lr: 0.001" in recipe_text(config)

@@ -102,6 +102,8 @@ def test_links_to_files_are_found_among_logs_and_links_to_folders_stay(tmp_path:
     (logs / "evaluation").symlink_to(tmp_path / "disk")
     refuse_linked_files(logs)
     refuse_linked_files(tmp_path / "none")
+    (logs / "latest.log").symlink_to("rank-0.log")  # within: it leads to what is looked at, too
+    refuse_linked_files(logs)
     (logs / "hang" / "engine-0.log").symlink_to(precious)
     with pytest.raises(UserError, match=r"hang/engine-0.log is a link to"):
         refuse_linked_files(logs)

@@ -79,6 +79,13 @@ def test_supervised_training_has_no_samples_to_compare() -> None:
         check(config)
 
 
+@pytest.mark.parametrize("key", ["run.recover=none", "run.in_process=true"])
+def test_a_limit_of_calls_that_hang_is_not_read_where_no_ranks_come_back(plain_recipe: str, key: str) -> None:
+    note = f"cluster.hang_factor=9.0 is not read with {key}: no other ranks come in the place of those that hang"
+    assert note in check(compose(plain_recipe, ["cluster.hang_factor=9", key]))
+    assert not any("hang_factor" in one for one in check(compose(plain_recipe, [key])))
+
+
 @pytest.mark.parametrize(
     ("overrides", "note"),
     [

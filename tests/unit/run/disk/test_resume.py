@@ -79,6 +79,19 @@ def test_one_that_cannot_be_moved_out_of_the_way_ends_the_run_in_a_line(
         chosen(tmp_path)
 
 
+def test_one_that_had_made_way_and_cannot_take_its_place_is_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "partial-replaced-iteration_000005").mkdir()
+
+    def refuse(path: Path, target: Path) -> Path:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(UserError, match=r"a checkpoint there cannot be moved to its place .*Read-only"):
+        chosen(tmp_path)
+
+
 def test_a_checkpoint_that_had_made_way_when_all_was_killed_is_there_again(tmp_path: Path) -> None:
     only = save(saver(tmp_path), 5)
     only.rename(tmp_path / f"partial-replaced-{only.name}")

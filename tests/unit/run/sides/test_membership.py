@@ -11,6 +11,7 @@ import pytest
 from rlscale.config.composition.compose import compose
 from rlscale.config.errors import UserError
 from rlscale.run.disk.membership_orders import EngineOrders, Present
+from rlscale.run.processes.remote_calls import ProcessLost
 from rlscale.run.sides import membership
 from rlscale.run.sides.engine_records import Engine
 from rlscale.run.sides.engines import Engines
@@ -123,6 +124,19 @@ def test_one_that_the_run_needs_is_given_the_weights_until_it_takes_them(run: Ru
         f"{FIRST} was started again and is of no use now",
         f"{FIRST} was started again, and has {run.engines.restarted_with}",
     ]
+
+
+def test_a_rank_that_is_lost_meanwhile_says_nothing_against_the_engine(run: Run) -> None:
+    def give(urls: list[str]) -> None:
+        raise ProcessLost("weight sync 3: the process died", [])
+
+    run.say(GUEST, wanted=True)
+    for version in ("3", "default"):
+        run.version[GUEST] = version
+        run.membership._ask(GUEST)
+    with pytest.raises(ProcessLost):
+        run.membership.look(give)
+    assert run.engines.urls == [FIRST, GUEST]
 
 
 def test_one_that_was_started_again_and_takes_no_weights_leaves_where_the_run_can_do_without_it(run: Run) -> None:
