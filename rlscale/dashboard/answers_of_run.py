@@ -46,8 +46,8 @@ class RunAnswers:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.reader = RunReader(folder)
-        self.asked = time.monotonic()
-        """When somebody asked last."""
+        self.asked = self.read_on = time.monotonic()
+        """When somebody asked last, and when its files were read on last."""
         self._stored = StoredGroups(folder)
 
     @_while_nothing_is_read

@@ -46,7 +46,6 @@ class PageServer:
         self._runner: web.AppRunner | None = None
         self._following: asyncio.Task[None] | None = None
         self._answering, self._answered = 0, 0.0  # requests that somebody waits for, and when the last was answered
-        self._read: dict[str, float] = {}  # when the files of each run were read on last
         self._faulty: set[str] = set()  # runs of which a fault was logged
 
     @property
@@ -142,7 +141,6 @@ class PageServer:
             if folder is None:
                 raise UserError("there is no such run any more")
             self._runs[name] = RunAnswers(folder)
-            self._read[name] = time.monotonic()
         return self._runs[name]
 
     async def _follow(self) -> None:
@@ -151,21 +149,21 @@ class PageServer:
             busy = False
             for name, run in list(self._runs.items()):
                 if time.monotonic() - run.asked > _KEPT_S:
-                    del self._runs[name], self._read[name]
-                elif self._is_asked(name):
+                    del self._runs[name]
+                elif self._is_asked(run):
                     busy = True
                 else:
                     busy |= not await asyncio.to_thread(self._read_on, name, run)
-                    self._read[name] = time.monotonic()
+                    run.read_on = time.monotonic()
             await asyncio.sleep(0.02 if busy else _LOOK_EVERY_S)
 
-    def _is_asked(self, name: str) -> bool:
+    def _is_asked(self, run: RunAnswers) -> bool:
         """Whether somebody waits for an answer, or may ask on in a moment: reading comes after that, but does come.
 
         To each run: where one was read just now, another one may have waited for long.
         """
         now = time.monotonic()
-        return (self._answering > 0 or now - self._answered < _PAUSE_S) and now - self._read[name] < _LOOK_EVERY_S
+        return (self._answering > 0 or now - self._answered < _PAUSE_S) and now - run.read_on < _LOOK_EVERY_S
 
     def _read_on(self, name: str, run: RunAnswers) -> bool:
         """Whether all was read. A run that cannot be read is logged once, and looked at again later."""

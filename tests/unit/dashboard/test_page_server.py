@@ -324,13 +324,16 @@ def test_a_port_that_is_taken_is_said(taken: int, tmp_path: Path) -> None:
 def test_files_are_read_on_after_the_answers_and_in_the_end_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
     server, now = PageServer([]), [100.0]
     monkeypatch.setattr("rlscale.dashboard.page_server.time", SimpleNamespace(monotonic=lambda: now[0]))
-    server._answered, server._read = 100.0, {"a": 100.0, "b": 100.0}
-    assert server._is_asked("a"), "the next question may come at once"
+    server._answered = 100.0
+    a: Any
+    b: Any
+    a, b = (SimpleNamespace(read_on=100.0) for _ in range(2))
+    assert server._is_asked(a), "the next question may come at once"
     now[0] = 100.06
-    assert not server._is_asked("a")
+    assert not server._is_asked(a)
     server._answering = 1
-    assert server._is_asked("a")
+    assert server._is_asked(a)
     now[0] = 100.6
-    assert not server._is_asked("a"), "whoever asks on and on sees what is new, too"
-    server._read["a"] = 100.6
-    assert not server._is_asked("b"), "of each run, however often others are read"
+    assert not server._is_asked(a), "whoever asks on and on sees what is new, too"
+    a.read_on = 100.6
+    assert not server._is_asked(b), "of each run, however often others are read"

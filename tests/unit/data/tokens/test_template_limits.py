@@ -124,3 +124,20 @@ def test_other_threads_render_as_before_and_beside_a_loop_memory_is_not_bounded(
     thread.join()
     asyncio.run(inside())
     assert limits == [resource.getrlimit(resource.RLIMIT_AS)[0]] * 2
+
+
+def test_where_nobody_can_wait_for_the_trial_a_template_is_not_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a parent ignored SIGCHLD, and where there is no memory for a fork."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        encoder(folder, "{{ messages[0].content }}{# of a parent that waits for none #}")
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+    def none() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(template_limits.os, "fork", none)
+    encoder(folder, "{{ messages[0].content }}{# without a fork #}")

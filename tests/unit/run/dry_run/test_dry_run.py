@@ -150,6 +150,18 @@ def test_a_job_on_one_machine_starts_no_cluster(tmp_path: Path) -> None:
     assert "gpus-per-node" not in text
 
 
+def test_what_the_pods_of_a_kubernetes_job_lack_of_the_environment_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setenv("SERVICE_TOKEN", "verysecret1234")
+    given = ["run.output=out", "--kubernetes=image", "+agent.arguments.api_key=${oc.env:SERVICE_TOKEN}"]
+    assert main(["--dry-run", *NODES, *given]) == 0
+    said = "note: rayjob.yaml gives its containers no ${oc.env:SERVICE_TOKEN}, which its recipe reads; add them"
+    assert said in capsys.readouterr().out.splitlines()
+
+
 def test_the_kubernetes_job_holds_the_recipe_and_one_pod_for_each_machine(cluster_run: Path) -> None:
     recipe, job = yaml.safe_load_all((cluster_run / "rayjob.yaml").read_text())
     assert yaml.safe_load(recipe["data"]["recipe.yaml"]) == yaml.safe_load((cluster_run / "recipe.yaml").read_text())
