@@ -35,7 +35,7 @@ from rlscale.rollout.engines.client import EngineClient
 from rlscale.rollout.engines.concurrency import AdaptiveConcurrency
 from rlscale.rollout.engines.connection import Connect, HttpConnection
 from rlscale.rollout.engines.continued import Continued, Cuts
-from rlscale.rollout.engines.departure import empty
+from rlscale.rollout.engines.departure import empty, give_up
 from rlscale.rollout.engines.engine_loads import EngineLoads
 from rlscale.rollout.engines.engine_options import all_send_parts
 from rlscale.rollout.engines.kept_cache import KeptCache, keep_their_cache
@@ -162,6 +162,10 @@ class RolloutService:
     async def leave(self, urls: Sequence[str]) -> None:
         """What is under way in these engines, which the router has left out, is cut off and goes on in others."""
         await empty(self._client, self._engines.cuts, urls)
+
+    async def give_up(self, urls: Sequence[str]) -> None:
+        """These engines, which the router has left out, answer no more: what waits for an answer goes on in others."""
+        await give_up(self._client, self._engines.cuts, urls)
 
     async def engines_are(self, count: int) -> None:
         """So many engines generate from now on: as many more or fewer requests are under way."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -42,6 +43,16 @@ class SharedServer:
     def urls(self) -> list[str]:
         """For `rollout.engine_urls`."""
         return [self.url]
+
+    def process(self, word: str) -> psutil.Process:
+        """The one of its processes with this word in its command line."""
+        port = int(self.url.rpartition(":")[2])
+        (server,) = {
+            one.pid for one in psutil.net_connections("tcp4") if (one.status, one.laddr[1]) == ("LISTEN", port)
+        }
+        family = psutil.Process(server).children(recursive=True)
+        (found,) = [process for process in family if word in " ".join(process.cmdline())]
+        return found
 
     def receiver(self) -> EngineReceiver:
         """A new receiver for it."""

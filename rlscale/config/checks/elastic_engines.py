@@ -34,6 +34,7 @@ def engines_may_leave(context: CheckContext) -> Iterator[str]:
     refusals = {
         "run.generate_only=true, whose engines nobody lets go": config.run.generate_only,
         "rollout.engine_groups, where others wait for the part that it does": bool(rollout.engine_groups),
+        f"rollout._target_={rollout._target_}, which counts its engines at its start": rollout._target_ != _SERVICE,
         "cluster.placement=colocated on GPUs, where each rank of the trainer sends to the engine on its own": (
             context.on_gpus and config.cluster.placement is Placement.colocated
         ),

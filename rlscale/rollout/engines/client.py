@@ -26,6 +26,7 @@ from rlscale.rollout.engines.sampling_params import SamplingParams
 from rlscale.rollout.engines.shared_calls import SHORT, SharedCalls
 from rlscale.rollout.engines.speculated import Speculated
 from rlscale.rollout.engines.streamed_answer import StreamedAnswer, in_parts
+from rlscale.rollout.engines.under_way import UnderWay
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +71,8 @@ class EngineClient:
         self._timeout_s = timeout_s
         self._retries = retries
         self._connection = connect(api_key, timeout_s, connections)
-        self._shared = SharedCalls(self._connection, self._ready, self._sent_in_vain)
+        self.under_way = UnderWay()
+        self._shared = SharedCalls(self._connection, self._ready, self._sent_in_vain, self.under_way)
         self._pace = random.Random(0)
         self.adapter: str | None = None
         """The adapter that engines are to compute with; None for their weights alone."""
@@ -274,10 +276,11 @@ class EngineClient:
     ) -> Any:
         url, connection = self._url + path, self._connection
         try:
-            if heard is not None and isinstance(connection, HttpConnection):
-                status, answer = await connection.post_in_parts(url, {**body, "stream": True}, headers, heard)
-            else:
-                status, answer = await connection.post(url, body, headers)
+            async with self.under_way.waiting():
+                if heard is not None and isinstance(connection, HttpConnection):
+                    status, answer = await connection.post_in_parts(url, {**body, "stream": True}, headers, heard)
+                else:
+                    status, answer = await connection.post(url, body, headers)
         except ConnectionRefusedError as error:
             raise _Refused(str(error)) from error
         if status in _UNAVAILABLE or (status == 500 and _NOBODY in str(answer)):

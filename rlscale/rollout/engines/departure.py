@@ -1,18 +1,22 @@
-"""Engines that leave while a run goes on: what they generate goes on in others."""
+"""Engines that leave while a run goes on, or are of no use to it any more: what they generate goes on in others."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 
 from rlscale.config.errors import UserError
 from rlscale.rollout.engines.client import EngineClient
 from rlscale.rollout.engines.continued import Cuts
 from rlscale.rollout.engines.engine_loads import work_of
+from rlscale.rollout.engines.generation import RequestFailed
 
 _AGAIN_S = 0.02
 """Seconds between two calls that abort: a request may have been on its way to the engine at the first."""
 _LONGEST_S = 30.0
+_ANSWERED_S = 5.0
+"""Seconds in which an engine that gets on answers a request that is cut off: the longest that a pass takes."""
 
 
 async def empty(client: EngineClient, cuts: Cuts, urls: Sequence[str]) -> None:
@@ -37,3 +41,21 @@ async def empty(client: EngineClient, cuts: Cuts, urls: Sequence[str]) -> None:
             await asyncio.sleep(_AGAIN_S)
     finally:
         client.set_aside(())
+
+
+async def give_up(client: EngineClient, cuts: Cuts, urls: Sequence[str]) -> None:
+    """Wait no longer for what is under way in these engines, which the router has left out, and which get nowhere.
+
+    Nobody knows which requests those are, as the router chose. So all are cut off, which the other engines answer with
+    the tokens that there are. What has no answer then is broken off: it is sent again with those that had come.
+    """
+    waiting, pause_s = client.under_way.now(), _AGAIN_S
+    with suppress(TimeoutError, RequestFailed):  # without a router nobody can be asked
+        async with asyncio.timeout(_ANSWERED_S):
+            while waiting & client.under_way.now():
+                cuts.count += 1  # each time, as above
+                others = [url for url in await client.engines() if url not in urls]
+                await asyncio.gather(*map(client.abort_at, others))
+                await asyncio.sleep(pause_s)
+                pause_s *= 2
+    client.under_way.break_off(waiting)

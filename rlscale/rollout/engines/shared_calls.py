@@ -20,6 +20,7 @@ from typing import Any
 import aiohttp
 
 from rlscale.rollout.engines.connection import REFUSALS, Connection
+from rlscale.rollout.engines.under_way import UnderWay
 
 _log = logging.getLogger(__name__)
 
@@ -54,13 +55,15 @@ class SharedCalls:
         connection: Connection,
         engines: Callable[[], Awaitable[list[str]]],
         broken: Callable[[int], None] = lambda requests: None,
+        under_way: UnderWay | None = None,
     ) -> None:
         """`engines`: the URLs of those that can be asked. `broken` is told of requests of which nobody knows whether an
-        engine has sampled them.
+        engine has sampled them. `under_way`: calls are among what is there.
         """
         self._connection = connection
         self._engines = engines
         self._broken = broken
+        self._waiting = UnderWay() if under_way is None else under_way
         self._asked: list[_Asked] = []
         self._turn = itertools.count()
         self.aside: Collection[str] = ()
@@ -132,7 +135,8 @@ class SharedCalls:
         body = {**asked[0].body, **{name: [one.body[name] for one in asked] for name in _EACH}}
         answers: Sequence[Any] = [None] * len(asked)
         try:
-            status, found = await self._connection.post(url + "/generate", body, asked[0].headers)
+            async with self._waiting.waiting():
+                status, found = await self._connection.post(url + "/generate", body, asked[0].headers)
             if status == 200 and isinstance(found, list) and len(found) == len(asked):
                 answers = found
             elif status >= 500 and status not in REFUSALS:

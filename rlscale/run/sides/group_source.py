@@ -170,6 +170,10 @@ class Rollout:
         """
         self._calls.one(self._actor.call.remote("leave", list(urls)), "rollout.leave", heed_stop=True)
 
+    def give_up(self, urls: Sequence[str]) -> None:
+        """What waits for an answer of these engines, which the router has left out, goes on in others."""
+        self._one("give_up", list(urls))
+
     def engines_are(self, count: int) -> None:
         """So many engines generate from now on."""
         self._one("engines_are", count)

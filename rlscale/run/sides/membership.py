@@ -1,8 +1,8 @@
 """Engines that join a run while it goes on, and leave it: looked at beside everything else, once a second.
 
 An engine that joins is looked at, given the current weights and only then asked. One that leaves is asked nothing more;
-what it generates is cut off and goes on in others. One that somebody else started and that answers no more leaves by
-itself.
+what it generates is cut off and goes on in others. One that somebody else started leaves by itself where it answers no
+more, or gives its requests no tokens.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from rlscale.run.disk.membership_orders import EngineOrders, Order, Present, Tol
 from rlscale.run.processes.remote_calls import ProcessLost
 from rlscale.run.sides.engines import Engines
 from rlscale.run.sides.group_source import Rollout
+from rlscale.run.sides.guest import Guest
 from rlscale.run.sides.spare_machines import SpareMachines
 from rlscale.serve.http import CallError, Unanswered, told
-from rlscale.serve.pulse import Pulse, answers
+from rlscale.serve.pulse import answers
 
-_PULSE, _MODEL = "/server_info", "/model_info"
 _ASKED_S = 10.0
 _SILENT_S = 5.0
 _RUN, _SOMEBODY = "the run", "somebody else"
@@ -41,13 +41,9 @@ class Membership:
     """Where the run starts engines by itself."""
     _done: dict[str, str] = field(default_factory=dict)
     """By the URL of an engine the order that was followed last."""
-    _pulses: dict[str, Pulse] = field(default_factory=dict)
+    _watched: dict[str, Guest] = field(default_factory=dict)
     _complained: set[str] = field(default_factory=set)
     _present: list[Present] | None = None
-    _has_weights: dict[str, bool] = field(default_factory=dict)
-    """Of guests, whether they held weights of a run when they were asked last."""
-    _restarted: set[str] = field(default_factory=set)
-    """Guests that do not any more: whoever started them has started them again."""
     _count: int | None = None
     """Engines that the rollout knows of, once there were others than at the start."""
 
@@ -68,10 +64,11 @@ class Membership:
         for url in self.machines.look() if self.machines is not None else ():
             self._take_own(url, give_weights)
         for url in self.engines.guests:
-            if self._silence(url) >= self.engines.calls.patience_s:
-                self._lose(url, "does not answer")
-            elif url in self._restarted and self._renewed(url, give_weights):
-                self._restarted.discard(url)
+            guest = self._guest(url)
+            if (wrong := guest.wrong(self.engines.calls.patience_s)) is not None:
+                self._lose(url, wrong)
+            elif guest.restarted:
+                guest.restarted = not self._renewed(url, give_weights)
         self._tell_count()
 
     def _take_own(self, url: str, give_weights: GiveWeights) -> None:
@@ -143,8 +140,7 @@ class Membership:
             with suppress(CallError):  # the router may be about to know it
                 engines.withdraw([url])
             return Told(url, "refused", first_line(error).removeprefix("rollout.engine_urls: "))
-        self._pulses.pop(url, None)
-        self._has_weights.pop(url, None)
+        self._watched.pop(url, None)
         self._counted(f"{url} has joined with {engines.restarted_with}")
         return Told(url, "serving")
 
@@ -178,6 +174,7 @@ class Membership:
         with suppress(CallError):
             self.engines.withdraw([url])
         self.engines.let_go(url)
+        self.rollout.give_up([url])
         again = "" if self._ends(url) else f"; `python -m rlscale engines add {url}` takes it in again"
         self._counted(f"{url} {why}, and has left{again}")
         return True
@@ -203,7 +200,7 @@ class Membership:
                 self._present = now
 
     def _state(self, url: str, guests: list[str]) -> str:
-        return "silent" if url in guests and self._silence(url) >= _SILENT_S else "serving"
+        return "silent" if url in guests and self._guest(url).silence() >= _SILENT_S else "serving"
 
     def _refuse_ranks(self, url: str) -> None:
         """Only files reach an engine of several ranks without knowing how many they are."""
@@ -211,19 +208,10 @@ class Membership:
         if ranks != 1 and not str(self.engines.config.weights.transport.get(TARGET)).startswith(BY_FILES):
             raise UserError(f"it has tp_size={ranks}, which takes weights/transport=disk, or delta")
 
-    def _silence(self, url: str) -> float:
-        return self._pulses.setdefault(url, Pulse(lambda: self._ask(url))).silence()
-
-    def _ask(self, url: str) -> None:
-        """CallError if it does not answer. One that had weights of an update and has none was started again."""
-        key = self.engines.api_key or None
-        answers(url, _PULSE, key, _ASKED_S)
-        says = answers(url, _MODEL, key, _ASKED_S)
-        if isinstance(says, dict) and "weight_version" in says:
-            updated = str(says["weight_version"]).isdecimal()  # else the word that it begins with
-            if self._has_weights.get(url) and not updated:
-                self._restarted.add(url)
-            self._has_weights[url] = updated
+    def _guest(self, url: str) -> Guest:
+        if url not in self._watched:
+            self._watched[url] = Guest(url, self.engines.api_key or None)
+        return self._watched[url]
 
     def _complain(self, what: str) -> None:
         """Say it once."""

@@ -234,9 +234,13 @@ FROZEN = ("/raylet/raylet", "gcs_server", "rlscale.serve.router_main", "sglang::
 def test_an_engine_joins_and_leaves_a_run_and_a_signal_saves_it_with_ray_and_all_servers_frozen(
     shared_server, tmp_path: Path, capsys
 ):
-    """The session's engine comes with the weights of another run, and the canary sees that it has this one's."""
+    """The session's engine comes with the weights of another run, and the canary sees that it has this one's.
+
+    Once it leaves as it gives no tokens, once as it is told to.
+    """
     endless = ("run.iterations=4000", "checkpoint.every=0", "eval.enabled=false")
     given = [f"rollout.engine_key_file={shared_server.key_file}", "rollout.engines_at_most=2"]
+    given += ["rollout.engines_at_least=1", "cluster.answer_timeout_s=4"]
     with Started(tmp_path, *SHORT, *endless, *given) as started:
         started.wait_for("iteration 1/")
         engine, run_folder = shared_server.url, f"run.output={only_run(tmp_path)}"
@@ -247,11 +251,18 @@ def test_an_engine_joins_and_leaves_a_run_and_a_signal_saves_it_with_ray_and_all
         while int(shared_server.receiver().weight_version()) < joined_at + 3:  # it is among the others at each sync
             assert started.alive()
             time.sleep(0.1)
+        detokenizer = shared_server.process("sglang::detokenizer")
+        detokenizer.suspend()
+        try:
+            started.wait_for(f"{engine} gave none of its requests a token for")
+        finally:
+            detokenizer.resume()
+        assert main(["engines", "add", engine, run_folder]) == 0
         assert main(["engines", "remove", engine, run_folder]) == 0
         started.wait_for(f"{engine} has left; engines: 1")
         told = capsys.readouterr().out.splitlines()
         assert "does not answer" in told[0]
-        assert told[1:] == [f"{engine}: serving", f"{engine}: left"]
+        assert told[1:] == [f"{engine}: serving", f"{engine}: serving", f"{engine}: left"]
         for name in FROZEN:
             (process,) = started.named(name)
             process.suspend()

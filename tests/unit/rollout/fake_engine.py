@@ -55,6 +55,8 @@ class FakeEngine:
         self.trajectories: list[str | None] = []  # what each request names to a router
         self.breaks_after: Callable[[dict[str, Any]], int | None] = lambda body: None
         """Of an answer that is streamed: the parts after which its connection breaks, None for none."""
+        self.hangs_after: Callable[[dict[str, Any]], int | None] = lambda body: None
+        """The same of one that comes no further, while its connection stays."""
         self.part = 3  # tokens of a part
         self.running = 0
         self.most_running = 0
@@ -122,16 +124,19 @@ class FakeEngine:
                 inputs = len(body["input_ids"]) + len(answer["meta_info"]["output_token_logprobs"]) - 1
                 answer["meta_info"]["routed_experts"] = self.routed(inputs)
             if body.get("stream"):
-                return await self._stream(request, answer["meta_info"], self.breaks_after(body))
+                return await self._stream(request, answer["meta_info"], body)
             return web.json_response(answer)
         finally:
             self.running -= 1
 
-    async def _stream(self, request: web.Request, meta: dict[str, Any], breaks: int | None) -> web.StreamResponse:
+    async def _stream(self, request: web.Request, meta: dict[str, Any], body: dict[str, Any]) -> web.StreamResponse:
         """The answer in parts, as a server with `incremental_streaming_output` gives it."""
         response, entries = web.StreamResponse(), meta["output_token_logprobs"]
+        breaks, hangs = self.breaks_after(body), self.hangs_after(body)
         await response.prepare(request)
         for number, start in enumerate(range(0, len(entries), self.part)):
+            if number == hangs:
+                await asyncio.Event().wait()
             if number == breaks:
                 assert request.transport is not None
                 request.transport.close()

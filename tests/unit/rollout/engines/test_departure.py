@@ -1,4 +1,4 @@
-"""An engine that leaves: what it generates goes on in another one, with its tokens."""
+"""An engine that leaves, or answers no more: what it generates goes on in another one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rlscale.rollout.engines import departure
 from rlscale.rollout.engines.admission import Admission
 from rlscale.rollout.engines.client import EngineClient
 from rlscale.rollout.engines.continued import Continued, Cuts
-from rlscale.rollout.engines.departure import empty
+from rlscale.rollout.engines.departure import empty, give_up
 from rlscale.rollout.engines.generation import Generation
 from rlscale.rollout.engines.sampling_params import SamplingParams
 from rlscale.rollout.ledger import Ledger
@@ -70,3 +70,38 @@ def test_an_engine_that_others_keep_asking_is_given_up_and_asked_again(monkeypat
     monkeypatch.setattr(departure, "work_of", work_of)
     monkeypatch.setattr(departure, "_LONGEST_S", 0.05)
     asyncio.run(leaves())
+
+
+@pytest.mark.parametrize("short", [False, True])
+def test_what_waits_for_an_engine_that_answers_no_more_is_asked_of_the_other_and_the_rest_goes_on(
+    short: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Short requests share calls, which the client sends to engines itself."""
+    monkeypatch.setattr(departure, "_ANSWERED_S", 0.3)
+    sampling = SamplingParams(30 if short else 200, ignore_eos=True)
+    engine = SimulatedEngineConfig(decode_s=0.03 if short else 0.004)
+
+    async def generated(freezes: bool) -> tuple[list[list[int]], int, int]:
+        fleet = SimulatedFleet(engine, 2)
+        client, cuts, ledger = EngineClient(ROUTER_URL, connect=fleet.connect), Cuts(), Ledger()
+        engines, admission = Continued(client, cuts), Admission(16)
+        calls = [
+            asyncio.create_task(engines.generate(prompt, sampling, seed, admission, Attempt(lambda: -1, ledger)))
+            for seed, prompt in enumerate(PROMPTS)
+        ]
+        if freezes:
+            first, other = fleet.urls
+            while not all(len(engine._scheduler.batch) for engine in fleet.engines.values()):
+                await asyncio.sleep(0.01)
+            fleet.engines[first]._scheduler.paused = True
+            fleet.route([other])
+            await asyncio.wait_for(give_up(client, cuts, [first]), 3)
+        found = list(await asyncio.wait_for(asyncio.gather(*calls), 20))
+        await client.close()
+        return [one.tokens.tolist() for one in found], client.retried, cuts.count
+
+    calm, none, _ = asyncio.run(generated(freezes=False))
+    rough, again, cut = asyncio.run(generated(freezes=True))
+    assert rough == calm
+    assert (none, again) == (0, len(PROMPTS) // 2), "half of them were with the other engine"
+    assert 1 < cut < 10, "and were not cut off again and again meanwhile"

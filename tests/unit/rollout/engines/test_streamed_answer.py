@@ -78,6 +78,23 @@ def test_a_response_whose_engine_ends_goes_on_behind_the_tokens_that_came() -> N
     assert not any(name.startswith("discarded") for name in ledger.tokens.fates)
 
 
+def test_a_response_that_is_broken_off_goes_on_behind_the_tokens_that_came() -> None:
+    async def scenario(engine: FakeEngine, client: EngineClient) -> Any:
+        engine.hangs_after = lambda body: 2 if len(engine.requests) == 1 else None
+        engines, attempt = Continued(client, Cuts()), Attempt(lambda: 0, Ledger())
+        going = asyncio.create_task(engines.generate(PROMPT, LONG, 4, Admission(1), attempt))
+        while not engine.requests:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        client.under_way.break_off(client.under_way.now())
+        return await going, engine.requests, client.interrupted, client.retried, client.under_way.now()
+
+    whole, (first, second), interrupted, retried, left = talk(scenario)
+    assert (interrupted, retried, left) == (1, 0, frozenset())
+    kept = second["input_ids"][len(first["input_ids"]) :]
+    assert (len(kept), whole.tokens.tolist()[:6]) == (6, kept)
+
+
 def test_tokens_that_came_are_kept_where_a_later_part_says_that_the_engine_is_not_available(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

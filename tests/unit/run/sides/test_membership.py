@@ -12,9 +12,10 @@ from rlscale.config.composition.compose import compose
 from rlscale.config.errors import UserError
 from rlscale.run.disk.membership_orders import EngineOrders, Present
 from rlscale.run.processes.remote_calls import ProcessLost
-from rlscale.run.sides import membership
+from rlscale.run.sides import guest, membership
 from rlscale.run.sides.engine_records import Engine
 from rlscale.run.sides.engines import Engines
+from rlscale.run.sides.guest import Guest
 from rlscale.run.sides.membership import Membership
 from rlscale.serve.http import Unanswered
 
@@ -45,8 +46,11 @@ class Run:
         monkeypatch.setattr(Engines, "meet", lambda _, url: self.happened.append(f"met {url}"))
         monkeypatch.setattr(membership, "told", lambda *_, **__: {"tp_size": self.ranks})
         monkeypatch.setattr(membership, "answers", self._answers)
+        monkeypatch.setattr(guest, "answers", self._answers)
+        monkeypatch.setattr(guest, "ask_engine", lambda url, *_: self._answers(url, "/server_info"))
         rollout: Any = SimpleNamespace(
             leave=lambda urls: self.happened.append(f"emptied {urls[0]}"),
+            give_up=lambda urls: self.happened.append(f"not waited for {urls[0]}"),
             engines_are=lambda count: self.happened.append(f"{count} engines"),
         )
         self.orders = EngineOrders(folder)
@@ -61,7 +65,7 @@ class Run:
         """Once every guest has been asked and has answered."""
         for url in self.engines.guests:
             if url not in self.gone:
-                self.membership._ask(url)
+                self.membership._guest(url).ask()
         self.membership.look(self.give)
 
     def say(self, url: str, *, wanted: bool) -> tuple[str, str]:
@@ -116,7 +120,7 @@ def test_one_that_the_run_needs_is_given_the_weights_until_it_takes_them(run: Ru
 
     for version in ("3", "default"):
         run.version[FIRST] = version
-        run.membership._ask(FIRST)
+        run.membership._guest(FIRST).ask()
     for _ in range(4):
         run.membership.look(give)
     assert (tries, run.happened[-1], run.engines.urls) == ([[FIRST]] * 3, f"asked {FIRST}", [FIRST])
@@ -133,7 +137,7 @@ def test_a_rank_that_is_lost_meanwhile_says_nothing_against_the_engine(run: Run)
     run.say(GUEST, wanted=True)
     for version in ("3", "default"):
         run.version[GUEST] = version
-        run.membership._ask(GUEST)
+        run.membership._guest(GUEST).ask()
     with pytest.raises(ProcessLost):
         run.membership.look(give)
     assert run.engines.urls == [FIRST, GUEST]
@@ -146,7 +150,7 @@ def test_one_that_was_started_again_and_takes_no_weights_leaves_where_the_run_ca
     run.say(GUEST, wanted=True)
     for version in ("3", "default"):
         run.version[GUEST] = version
-        run.membership._ask(GUEST)
+        run.membership._guest(GUEST).ask()
     run.membership.look(give)
     assert run.engines.urls == [FIRST]
     assert run.notes[-1].startswith(f"{GUEST} was started again and is of no use now (it is full), and has left")
@@ -222,12 +226,14 @@ def test_an_engine_that_cannot_be_emptied_stays_and_one_joins_no_run_that_is_to_
 def test_a_guest_that_is_silent_for_too_long_is_lost(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     run.say(GUEST, wanted=True)
     silent = {GUEST: 19.0, FIRST: 0.0}
-    monkeypatch.setattr(Membership, "_silence", lambda _, url: silent[url])
+    monkeypatch.setattr(Guest, "silence", lambda self: silent[self.url])
     run.membership.look(run.give)
     assert run.engines.urls == [FIRST, GUEST]
     silent[GUEST] = 20.0
+    run.happened.clear()
     run.membership.look(run.give)
     assert run.engines.urls == [FIRST]
+    assert run.happened == [f"not asked {GUEST}", f"not waited for {GUEST}", "1 engines"]
 
 
 def test_the_rollout_hears_of_an_engine_that_the_run_could_not_start_again(run: Run) -> None:
@@ -282,7 +288,7 @@ def test_the_engines_that_there_are_are_written_down_when_they_change(
 ) -> None:
     run.say(GUEST, wanted=True)
     run.engines._engines[0].spec = SimpleNamespace()  # type: ignore[assignment]  # the run started it
-    monkeypatch.setattr(Membership, "_silence", lambda _, url: 6.0)
+    monkeypatch.setattr(Guest, "silence", lambda _: 6.0)
     run.membership.look(run.give)
     assert run.orders.present() == [
         Present(FIRST, "the run", "serving"),
