@@ -150,7 +150,9 @@ class EngineReceiver:
 
     def weight_version(self) -> str:
         """The version that the engine reports: the number of the last update, "default" before the first."""
-        info = self._check("/model_info", told(self.url, "/model_info", self._api_key, timeout=self._timeout))
+        info = self._check(
+            "/model_info", told(self.url, "/model_info", self._api_key, timeout=min(self._timeout, 60.0))
+        )
         if "weight_version" not in info:
             raise CallError(f"{self.url}/model_info: the answer names no weight_version, as that of an engine does")
         return str(info["weight_version"])

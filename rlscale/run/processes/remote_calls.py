@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
 from contextlib import contextmanager
 from pathlib import Path
 from traceback import format_exception
-from typing import Any
+from typing import Any, TypeVar
 
 from ray.exceptions import ActorUnschedulableError, OutOfMemoryError, RayActorError, RayError, RayTaskError
 
@@ -31,6 +34,7 @@ _FROZEN_AT_STOP_S = 3.0
 _OTHERS_S = 1.0
 """How long after a failure other calls are waited for, whose errors may be what caused it."""
 
+_Given = TypeVar("_Given")
 
 _DIED = (RayActorError, OutOfMemoryError, ActorUnschedulableError)
 """What Ray says where the process of a call died; the second where Ray ended it, as its machine had no memory left, the
@@ -181,6 +185,28 @@ class Calls:
                 late = f"{what} did not finish within {self._timeout_s:.0f} s (cluster.call_timeout_s)"
                 raise RunFailed(f"{late}. {self.what_they_do()}")
             self.host.sleep(POLL_S)
+
+    def aside(self, do: Callable[[], _Given], what: str, timeout_s: float) -> _Given:
+        """What `do` gives, which asks somebody else than the run's own processes and may wait for him without end.
+
+        It is done in a thread, which is left where nobody waits for it any more: StopRequested on a stop signal,
+        UserError, `what` did not answer, after `timeout_s`.
+        """
+        done: Future[_Given] = Future()
+
+        def work() -> None:
+            try:
+                done.set_result(do())
+            except BaseException as error:
+                done.set_exception(error)
+
+        threading.Thread(target=work, name=what, daemon=True).start()
+        patience = Patience(self.host.clock)
+        while not wait_for([done], POLL_S).done:
+            self._stop.check()
+            if patience.look(True) > timeout_s:
+                raise UserError(f"{what} did not answer within {timeout_s:g} s")
+        return done.result()
 
     def _late(self, said: str, pending: Sequence[Any], refs: Sequence[Any]) -> ProcessLost:
         """What is lost where those of the calls `refs` that are `pending` are not back in time."""

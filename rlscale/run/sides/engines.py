@@ -33,6 +33,8 @@ from rlscale.serve.router import RouterClient, WorkerList, add_at_once, at_once,
 from rlscale.serve.supervisor import ROUTER
 
 _START = "cluster.start_timeout_s"
+_LOOKED_AT_S = 120.0
+"""How long an engine that somebody else started may take for all that it is asked before it is used."""
 _LETS_GO_S = 15.0
 """How long a router may take to answer, and as long again to do it, where it is to send an engine nothing more."""
 
@@ -260,13 +262,21 @@ class Engines:
 
     def meet(self, url: str) -> None:
         """Make sure of an engine that somebody else started. UserError if it is of no use to this run."""
-        met = GivenEngine(self._receiver(url), self.api_key or None, self.section, self.note)
-        if self.trained_on:
-            began = bool(self.router_url)
-            self.keeps_apart |= not met.check_trained_on(self.config, apart=not began or self.keeps_apart)
+        notes: list[str] = []
+        met = GivenEngine(self._receiver(url), self.api_key or None, self.section, notes.append)
+
+        def look() -> bool:
+            """Whether requests have to be kept apart by their weights."""
+            if not self.trained_on:
+                met.check_served(self.started_from)
+                return False
+            exact = met.check_trained_on(self.config, apart=not self.router_url or self.keeps_apart)
             met.check_architecture(self.started_from)
-        else:
-            met.check_served(self.started_from)
+            return not exact
+
+        self.keeps_apart |= self.calls.aside(look, f"{self.section}.engine_urls: {url}", _LOOKED_AT_S)
+        for note in notes:
+            self.note(note)
 
     def take_in(self, url: str, give_weights: Callable[[list[str]], None]) -> None:
         """Take an engine that somebody else started into a run that goes on. UserError where it takes no weights."""

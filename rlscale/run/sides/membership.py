@@ -134,7 +134,7 @@ class Membership:
             if len(engines.urls) >= most:
                 raise UserError(f"there are {len(engines.urls)} engines already (rollout.engines_at_most)")
             engines.meet(url)
-            self._refuse_ranks(url)
+            engines.calls.aside(lambda: self._refuse_ranks(url), url, 2 * _ASKED_S)
             engines.take_in(url, give_weights)
         except UserError as error:
             with suppress(CallError):  # the router may be about to know it

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,6 +17,9 @@ from rlscale.config.derived.request_headers import ROUTED_EXPERTS_HEADER
 from rlscale.config.errors import UserError
 from rlscale.config.schema import Config
 from rlscale.config.schema.trainer_config import RoutingReplay
+from rlscale.run.processes.remote_calls import Calls
+from rlscale.run.processes.stop_signal import StopRequested, StopSignal
+from rlscale.run.sides import engines as fleets
 from rlscale.run.sides.engines import Engines
 
 
@@ -62,8 +67,8 @@ def started() -> Iterator[Callable[[bool], str]]:
 def fleet(replay: RoutingReplay) -> Engines:
     config = Config()
     config.trainer.routing_replay = replay
-    layout = calls = None
-    return Engines(config, layout, [], calls, Path(), Path(), print)  # type: ignore[arg-type]  # never reached
+    layout: Any = None  # never reached
+    return Engines(config, layout, [], Calls(StopSignal(), 1.0, "", 20.0), Path(), Path(), print)
 
 
 def test_an_engine_that_does_not_say_which_experts_it_chose_is_refused(started: Callable[[bool], str]) -> None:
@@ -82,3 +87,25 @@ def test_an_engine_that_does_not_say_which_experts_it_chose_is_refused(started: 
 def test_an_engine_that_is_not_there_is_one_line() -> None:
     with pytest.raises(UserError, match=r"rollout.engine_urls: http://127.0.0.1:9 does not answer, or refuses the key"):
         fleet(RoutingReplay.none).meet("http://127.0.0.1:9")
+
+
+@pytest.fixture
+def mute() -> Iterator[str]:
+    """The URL of something that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_nobody_waits_for_an_address_without_answers_once_the_user_wants_the_run_to_end(mute: str) -> None:
+    asked = fleet(RoutingReplay.none)
+    threading.Timer(0.3, asked.calls._stop.ask).start()
+    began = time.monotonic()
+    with pytest.raises(StopRequested):
+        asked.meet(mute)
+    assert time.monotonic() - began < 5.0
+
+
+def test_an_address_without_answers_is_refused_after_a_while(mute: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleets, "_LOOKED_AT_S", 0.3)
+    with pytest.raises(UserError, match=rf"^rollout\.engine_urls: {mute} did not answer within 0\.3 s$"):
+        fleet(RoutingReplay.none).meet(mute)

@@ -32,7 +32,12 @@ class Run:
         self.gone: set[str] = set()
         self.ranks = 1
         self.version: dict[str, str] = {}
-        calls: Any = SimpleNamespace(patience_s=20.0, stopping=False, one=lambda answer, *_, **__: answer)
+        calls: Any = SimpleNamespace(
+            patience_s=20.0,
+            stopping=False,
+            one=lambda answer, *_, **__: answer,
+            aside=lambda do, *_: do(),
+        )
         none: Any = None
         config = compose(None, [*GIVEN, *overrides])
         self.engines = Engines(config, none, [], calls, Path(), Path(), self.notes.append)

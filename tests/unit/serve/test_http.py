@@ -1,0 +1,72 @@
+"""Calls to a server that answers in a strange way: as far as it answers, and no longer than there is time."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+import pytest
+
+from rlscale.serve.http import CallError, Unanswered, call
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 400\r\n\r\n"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.fixture
+def server() -> Iterator[Callable[[list[bytes], float], str]]:
+    """`server(parts, pause_s)`: the URL of something that sends these one after another, and then closes."""
+    listeners = []
+
+    def start(parts: list[bytes], pause_s: float) -> str:
+        listener = socket.create_server(("127.0.0.1", 0))
+        listeners.append(listener)
+
+        def answer() -> None:
+            with suppress(OSError):
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(65536)
+                    for part in parts:
+                        connection.sendall(part)
+                        time.sleep(pause_s)
+
+        threading.Thread(target=answer, daemon=True).start()
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+    yield start
+    for listener in listeners:
+        listener.close()
+
+
+WHOLE = [HEAD, b"[1, ", b"2]" + b" " * 394]
+WHOLE_CHUNKS = [CHUNKED, b"4\r\n[1, \r\n", b"2\r\n2]\r\n0\r\n\r\n"]
+
+
+@pytest.mark.parametrize("parts", [WHOLE, WHOLE_CHUNKS])
+def test_an_answer_may_come_in_pieces(server: Callable[[list[bytes], float], str], parts: list[bytes]) -> None:
+    assert call(server(parts, 0.05), "/", None, timeout=5.0) == [1, 2]
+
+
+@pytest.mark.parametrize("head", [HEAD, CHUNKED])
+def test_an_answer_that_is_cut_off_is_none(server: Callable[[list[bytes], float], str], head: bytes) -> None:
+    with pytest.raises(Unanswered, match="broken answer"):
+        call(server([head, b"64\r\n[1, 2]" if head is CHUNKED else b"[1, 2]"], 0.0), "/", None, timeout=5.0)
+
+
+@pytest.mark.parametrize("status", [b"200 OK", b"500 No"])
+def test_one_that_drips_is_none_when_the_time_is_up(server: Callable[[list[bytes], float], str], status: bytes) -> None:
+    head = HEAD.replace(b"200 OK", status)
+    began = time.monotonic()
+    with pytest.raises(Unanswered, match=r"no answer within 0\.5 s"):
+        call(server([head, *[b" "] * 400], 0.05), "/", None, timeout=0.5)
+    assert time.monotonic() - began < 5.0
+
+
+def test_a_refusal_is_told_with_what_it_says(server: Callable[[list[bytes], float], str]) -> None:
+    refusal = b"HTTP/1.1 403 No\r\nContent-Length: 3\r\n\r\nwhy"
+    with pytest.raises(CallError, match="status 403: why"):
+        call(server([refusal], 0.0), "/", None, timeout=5.0)
