@@ -10,14 +10,15 @@ from __future__ import annotations
 _SILENCES = 6.0
 """No limit is below so many times the silence that is granted to a process: a machine may halt for a while."""
 _FACTOR_AT_STOP, _LEAST_AT_STOP_S = 3.0, 8.0
-"""The same once the user wants the run to end, and waits for it."""
+"""The same once the user wants the run to end, and waits for it. Then the first of a kind has the least: it may hang as
+any other, and nothing came of those who are called yet that would be lost with it."""
 
 
 class HangLimits:
     """The limits of each kind of call, in seconds."""
 
     def __init__(self, factor: float | None, silence_s: float) -> None:
-        """`factor`: how many times the longest call before; None: no call has a limit.
+        """`factor`: how many times the longest call before; None: no call has a limit before the run is to end.
 
         `silence_s`: how long a process that is waited for may be silent.
         """
@@ -32,11 +33,14 @@ class HangLimits:
         As `20 times the longest before, 0.9 s, but at least 120 s`. None for the first of those who are called, which
         compiles and warms up whatever it needs, and until another one has shown how long they take without that.
         """
-        if self._factor is None or kind not in self._warm or kind not in self._longest:
-            return None
-        factor, least_s, longest = self._factor, self._least_s, self._longest[kind]
+        longest = self._longest.get(kind, 0.0)
         if stopping:
-            factor, least_s = min(factor, _FACTOR_AT_STOP), min(least_s, _LEAST_AT_STOP_S)
+            factor = min(self._factor or _FACTOR_AT_STOP, _FACTOR_AT_STOP)
+            least_s = min(self._least_s, _LEAST_AT_STOP_S)
+        elif self._factor is None or kind not in self._warm or kind not in self._longest:
+            return None
+        else:
+            factor, least_s = self._factor, self._least_s
         made_of = f"{factor:g} times the longest before, {longest:.3g} s, but at least {least_s:g} s"
         return max(factor * longest, least_s), made_of
 

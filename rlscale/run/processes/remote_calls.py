@@ -95,7 +95,7 @@ class Calls:
         """Starts what is called."""
         self.processes = self.host.processes()
         """Of the actors that are waited for."""
-        self._timeout_s = timeout_s
+        self._timeout_s, self._limit = timeout_s, "cluster.call_timeout_s"
         self.hang_limits = HangLimits(hang_factor, frozen_s)
         """Of calls that do the same each time."""
         self._logs = logs
@@ -118,13 +118,15 @@ class Calls:
         self._stop.check()
 
     @contextmanager
-    def shortened(self, timeout_s: float) -> Iterator[None]:
-        """Within the block wait no longer than this: something has failed, and others may hang because of it."""
-        before, self._timeout_s = self._timeout_s, min(self._timeout_s, timeout_s)
+    def shortened(self, timeout_s: float, why: str) -> Iterator[None]:
+        """Within the block wait no longer than this; `why` is said of a call that takes longer."""
+        before = self._timeout_s, self._limit
+        if timeout_s < self._timeout_s:
+            self._timeout_s, self._limit = timeout_s, why
         try:
             yield
         finally:
-            self._timeout_s = before
+            self._timeout_s, self._limit = before
 
     def wait(
         self,
@@ -132,20 +134,21 @@ class Calls:
         what: str,
         *,
         timeout_s: float | None = None,
-        limit: str = "cluster.call_timeout_s",
+        limit: str | None = None,
         meanwhile: Callable[[], None] | None = None,
         heed_stop: bool = False,
-        measured: bool = False,
+        measured: bool | str = False,
     ) -> list[Any]:
         """The results of `refs`, in order.
 
         `limit` names the key that `timeout_s` comes from. `meanwhile` runs between polls (it may heal engines). With
         `heed_stop`, a stop signal ends the wait with StopRequested. `measured` calls of one name, `what`, do the same
-        each time, so that one that takes many times as long hangs (`HangLimits`). Raises RunFailed when a call raises,
+        each time, so that one that takes many times as long hangs (`HangLimits`); those of a kind that is named may
+        have to wait for others, and only hang once the run is to end. Raises RunFailed when a call raises,
         ProcessLost when it dies, is not back after `timeout_s` seconds, or the process that has it is frozen, and
         RayDied when Ray is dead.
         """
-        timeout_s = timeout_s or self._timeout_s
+        timeout_s, limit = timeout_s or self._timeout_s, limit or self._limit
         pending, patience = list(refs), Patience(self.host.clock)
         while pending:
             self.host.check()
@@ -157,13 +160,13 @@ class Calls:
             if meanwhile is not None:
                 meanwhile()
             self._refuse_frozen(pending, what, refs)
-            hangs = self.hang_limits.of(what, stopping=self.stopping) if measured else None
+            hangs = self._hangs(what, measured)
             if hangs is not None and hangs[0] < timeout_s:
                 timeout_s, limit = hangs[0], f"cluster.hang_factor, {hangs[1]}"
             if patience.look(True) > timeout_s and pending:
                 raise self._late(f"{what} did not finish within {timeout_s:.0f} s ({limit})", pending, refs)
         if measured:
-            self.hang_limits.took(what, patience.seconds)
+            self.hang_limits.took(_kind(what, measured), patience.seconds)
         return [self._result(ref, what, refs) for ref in refs]
 
     def one(self, ref: Any, what: str, **options: Any) -> Any:
@@ -185,6 +188,12 @@ class Calls:
                 late = f"{what} did not finish within {self._timeout_s:.0f} s (cluster.call_timeout_s)"
                 raise RunFailed(f"{late}. {self.what_they_do()}")
             self.host.sleep(POLL_S)
+
+    def _hangs(self, what: str, measured: bool | str) -> tuple[float, str] | None:
+        """When such a call hangs, and why then."""
+        if not measured or (isinstance(measured, str) and not self.stopping):
+            return None
+        return self.hang_limits.of(_kind(what, measured), stopping=self.stopping)
 
     def aside(self, do: Callable[[], _Given], what: str, timeout_s: float) -> _Given:
         """What `do` gives, which asks somebody else than the run's own processes and may wait for him without end.
@@ -288,6 +297,10 @@ class Calls:
                     text = str(error) if isinstance(error, RayError) else "".join(format_exception(error))
                     self.errors.write(f"{what}{f', rank {number}' if len(refs) > 1 else ''}", text)
         return died
+
+
+def _kind(what: str, measured: bool | str) -> str:
+    return measured if isinstance(measured, str) else what
 
 
 def _by_what(told: Sequence[tuple[str, str]]) -> list[str]:

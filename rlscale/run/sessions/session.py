@@ -28,8 +28,8 @@ from rlscale.run.sessions.save_schedule import SaveSchedule
 from rlscale.run.sessions.saver import Saver
 from rlscale.run.sides.group_source import GroupSource
 
-_ANSWER_AFTER_FAILURE_S = 10.0
-"""How long those who would save may be silent after a failure, which may be why they hang."""
+_ANSWER_S = 8.0
+"""How long those who would save may be silent once a run is to end, by the user's wish or a failure: they may hang."""
 STOP_LOSS_WINDOW = 10
 """Losses of so many iterations are averaged where `run.stop_loss` ends a run."""
 
@@ -192,7 +192,17 @@ class Session(ABC):
 
     def save_and_stop(self) -> None:
         """The user asked to stop: save what is done, so that the same command goes on from here."""
-        self._finish_saving(wait=True)
+        try:
+            self._save_what_is_done()
+        except UserError:
+            self._log_cut_off()
+            raise
+
+    def _save_what_is_done(self) -> None:
+        if self._saver.busy or self._has_unsaved:
+            with self._calls.shortened(_ANSWER_S, "the run is to end"):
+                self._refuse_silence()
+        self._finish_saving(wait=True)  # in the time that it takes: they are there
         if self._is_worth_saving():
             self._log_cut_off()
             self.records.phase("saving a checkpoint before stopping")
@@ -203,9 +213,14 @@ class Session(ABC):
         if self._trustworthy and self.state.iteration > self._recorded:
             self._log(self._state_to_save())
 
-    def _is_worth_saving(self) -> bool:
+    @property
+    def _has_unsaved(self) -> bool:
         """Whether there is anything that no checkpoint has."""
         return self.state.iteration > self._saved_at and self.state.iteration > 0
+
+    def _is_worth_saving(self) -> bool:
+        """Whether to save it."""
+        return self._has_unsaved
 
     def _save_last(self) -> None:
         """Save, at the end of a run that was stopped."""
@@ -215,11 +230,8 @@ class Session(ABC):
         """Something failed: save what is done if all still answer; the failure itself is reported anyway."""
         self._calls.failed = True
         try:
-            with self._calls.shortened(_ANSWER_AFTER_FAILURE_S):
-                self._refuse_silence()
-            self.save_and_stop()  # in the time that it takes: they are there
+            self.save_and_stop()
         except (UserError, StopRequested):
-            self._log_cut_off()
             self.records.note("no checkpoint could be written after the failure; the last one still stands")
 
     def _refuse_silence(self) -> None:

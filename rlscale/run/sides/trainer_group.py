@@ -260,7 +260,7 @@ class TrainerGroup:
         def calls() -> list[Any]:
             return [rank.connect_engines.remote(route, list(urls), api_key) for rank in self._ranks]
 
-        self._ask(calls, what, timeout_s=limit_s, limit=_ENGINES_LIMIT, meanwhile=meanwhile)
+        self._ask(calls, what, timeout_s=limit_s, limit=_ENGINES_LIMIT, meanwhile=meanwhile, measured=what)
         self._connected = urls
 
     def send_weights(self, version: int, meanwhile: Callable[[], None]) -> list[Any]:
@@ -273,8 +273,8 @@ class TrainerGroup:
                 self.connect_engines(*way, meanwhile)
             return self._to_all("send_weights", version)
 
-        what, limit_s = f"weight sync {version}", _ENGINES_FIRST * way[0].timeout_s
-        return self._ask(calls, what, timeout_s=limit_s, limit=_ENGINES_LIMIT, meanwhile=meanwhile)
+        limits = {"timeout_s": _ENGINES_FIRST * way[0].timeout_s, "limit": _ENGINES_LIMIT, "measured": "weight sync"}
+        return self._ask(calls, f"weight sync {version}", meanwhile=meanwhile, **limits)
 
     def disconnected(self) -> None:
         """The ranks' connection is of no use any more: the next `connect_engines` makes another."""

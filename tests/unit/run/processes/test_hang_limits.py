@@ -37,12 +37,16 @@ def test_a_user_who_wants_the_run_to_end_waits_less() -> None:
     limits = HangLimits(20.0, 20.0)
     for kind, seconds in (("short", 0.1), ("long", 60.0)) * 2:
         limits.took(kind, seconds)
-    assert [seconds_of(limits, kind, stopping=True) for kind in ("short", "long", "first")] == [8.0, 180.0, None]
+    assert [seconds_of(limits, kind, stopping=True) for kind in ("short", "long", "first")] == [8.0, 180.0, 8.0]
     assert limits.of("long", stopping=True) == (180.0, "3 times the longest before, 60 s, but at least 8 s")
     few = HangLimits(2.0, 1.0)
     for _ in range(2):
         few.took("long", 60.0)
     assert few.of("long", stopping=True) == (120.0, "2 times the longest before, 60 s, but at least 6 s")
+    none = HangLimits(None, 20.0)
+    for seconds in (9.0, 4.0):
+        none.took("step", seconds)
+    assert (none.of("step"), seconds_of(none, "step", stopping=True)) == (None, 12.0)
 
 
 def test_others_warm_up_and_the_longest_of_those_before_counts() -> None:
@@ -68,9 +72,13 @@ def stop() -> StopSignal:
 
 
 @pytest.fixture
-def waits(stop: StopSignal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Waits:
-    """Waits for a call that takes so many seconds, of a clock that goes a second on at each poll."""
-    now = [0.0]
+def now() -> list[float]:
+    """Seconds of the clock that goes a second on at each poll."""
+    return [0.0]
+
+
+@pytest.fixture
+def calls(stop: StopSignal, now: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
     host = RayActors()
 
     def wait(refs: list[float], _: float) -> tuple[list[float], list[float]]:
@@ -82,6 +90,12 @@ def waits(stop: StopSignal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(host, "get", lambda ref: ref)
     calls = Calls(stop, 1000.0, str(tmp_path), 2.0, host, hang_factor=10.0)
     monkeypatch.setattr(calls.processes, "write_stacks", lambda folder: {})
+    return calls
+
+
+@pytest.fixture
+def waits(calls: Calls, now: list[float]) -> Waits:
+    """Waits for a call that takes so many seconds."""
 
     def waiting(seconds: float, what: str = "training step", **options: Any) -> float:
         began = now[0]
@@ -109,6 +123,27 @@ def test_once_the_run_is_to_end_a_step_that_hangs_is_given_up_soon(waits: Waits,
     assert waits(7, measured=True) == 7
     with pytest.raises(ProcessLost, match=r"within 21 s \(cluster\.hang_factor, 3 times the longest before, 7 s, but"):
         waits(30, measured=True)
+    with pytest.raises(ProcessLost, match=r"within 8 s \(cluster\.hang_factor, 3 times the longest before, 0 s, but"):
+        waits(30, "the first of its kind", measured=True)
+
+
+def test_what_may_wait_for_others_hangs_only_once_the_run_is_to_end(waits: Waits, stop: StopSignal) -> None:
+    for number in range(3):
+        waits(1, f"weight sync {number}", measured="weight sync")
+    assert waits(900, "weight sync 3", measured="weight sync") == 900
+    stop.ask()
+    with pytest.raises(ProcessLost, match=r"weight sync 4 did not finish within 950 s \(weights\.timeout_s\)"):
+        waits(960, "weight sync 4", measured="weight sync", timeout_s=950.0, limit="weights.timeout_s")
+    with pytest.raises(ProcessLost, match="connecting did not finish within 8 s"):
+        waits(30, "connecting", measured="connecting")
+
+
+def test_calls_may_have_less_time_for_a_while_and_an_error_says_why(calls: Calls, waits: Waits) -> None:
+    with calls.shortened(5.0, "the run is to end"), pytest.raises(ProcessLost, match=r"5 s \(the run is to end\)"):
+        waits(10)
+    with calls.shortened(2000.0, "never"), pytest.raises(ProcessLost, match=r"1000 s \(cluster\.call_timeout_s\)"):
+        waits(1100)
+    assert waits(10) == 10
 
 
 def test_calls_that_are_not_alike_have_the_deadline_of_all(waits: Waits) -> None:

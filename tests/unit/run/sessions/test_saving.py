@@ -246,9 +246,21 @@ def test_after_a_failure_ranks_that_answer_have_the_time_that_a_save_takes_and_s
     trainer.part_made = lambda: limits.append(trainer.limit_s()) or ask()
     trainer.begin_save = lambda folder, copy: limits.append(trainer.limit_s()) or begin(folder, copy)
     run.save_after_failure()
-    assert (whole(tmp_path), limits, run._calls.failed) == ([7], [10.0, 1800.0], True)
+    assert (whole(tmp_path), limits, run._calls.failed) == ([7], [8.0, 1800.0], True)
     run.state.iteration, trainer.silent = 8, True
     run.save_after_failure()
     assert whole(tmp_path) == [7]
     assert [iteration for iteration, *_ in records.written] == [7, 8], "as an iteration that a sync cut off"
     assert records.notes == ["no checkpoint could be written after the failure; the last one still stands"]
+
+
+def test_a_user_who_stops_a_run_waits_for_nobody_who_is_silent_unless_there_is_nothing_to_save(tmp_path: Path) -> None:
+    run, trainer, records = session(tmp_path)
+    trainer.silent = True
+    run.save_and_stop()
+    assert records.notes == []
+    run.state.iteration = 7
+    with pytest.raises(UserError):
+        run.save_and_stop()
+    assert whole(tmp_path) == []
+    assert [iteration for iteration, *_ in records.written] == [7], "as an iteration that a sync cut off"
