@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from ray.exceptions import ActorUnschedulableError, OutOfMemoryError, RayActorEr
 
 from rlscale.config.errors import UserError
 from rlscale.run.processes.actor_host import ActorHost, RayActors
+from rlscale.run.processes.call_errors import cause_of, is_of_memory, is_of_the_machine, last_line
 from rlscale.run.processes.error_log import ErrorLog
 from rlscale.run.processes.hang_limits import HangLimits
 from rlscale.run.processes.run_failed import RunFailed
@@ -39,14 +39,6 @@ _Given = TypeVar("_Given")
 _DIED = (RayActorError, OutOfMemoryError, ActorUnschedulableError)
 """What Ray says where the process of a call died; the second where Ray ended it, as its machine had no memory left, the
 third where it did not start, as its machine was gone by then."""
-_OF_THE_MACHINE = ("DistBackendError", "DistNetworkError", "DistStoreError", "AcceleratorError")
-"""torch's names of errors that say nothing against what was asked: connections, stores, devices."""
-_SAID_OF_THE_MACHINE = ("gloo", "NCCL")
-"""What is in the text of a RuntimeError where connections between ranks broke."""
-_SAID_OF_MEMORY = ("DefaultCPUAllocator", "ALLOC_FAILED")
-"""The same where there was no memory."""
-
-
 _READ_ON = re.compile(r"\. (?:See|The same command) ")
 """Where an error begins to say what to do about it."""
 
@@ -252,26 +244,26 @@ class Calls:
         try:
             return self.host.get(ref)
         except RayTaskError as error:
-            cause = _cause(error)
+            cause = cause_of(error)
             if isinstance(cause, UserError):
                 raise UserError(str(cause)) from error
             if self._write_down(what, refs):
                 raise self._died(what, refs) from error  # this one raised because it had to do with that one
-            message = f"{what} failed: {type(cause).__name__}: {_first_line(cause)}. See {self.errors.path}"
-            if _is_of_the_machine(cause):
-                raise ProcessLost(message, refs, from_within=True, of_memory=_is_of_memory(cause)) from error
+            message = f"{what} failed: {type(cause).__name__}: {last_line(cause)}. See {self.errors.path}"
+            if is_of_the_machine(cause):
+                raise ProcessLost(message, refs, from_within=True, of_memory=is_of_memory(cause)) from error
             raise RunFailed(message) from error
         except _DIED as error:
             self._write_down(what, refs)
             raise self._died(what, refs) from error
         except RayError as error:
             self._write_down(what, refs)
-            raise RunFailed(f"{what}: {_first_line(error)}. See {self.errors.path}") from error
+            raise RunFailed(f"{what}: {last_line(error)}. See {self.errors.path}") from error
         except UserError:  # of a call in this process, as what follows
             raise
         except Exception as error:
             self._write_down(what, refs)
-            reason = f"{type(error).__name__}: {_first_line(error)}"
+            reason = f"{type(error).__name__}: {last_line(error)}"
             raise RunFailed(f"{what} failed: {reason}. See {self.errors.path}") from error
 
     def _died(self, what: str, refs: Sequence[Any]) -> ProcessLost:
@@ -293,7 +285,7 @@ class Calls:
                 self.host.get(ref)
             except Exception as error:
                 died = died or isinstance(error, _DIED)
-                if not isinstance(_cause(error), UserError):
+                if not isinstance(cause_of(error), UserError):
                     text = str(error) if isinstance(error, RayError) else "".join(format_exception(error))
                     self.errors.write(f"{what}{f', rank {number}' if len(refs) > 1 else ''}", text)
         return died
@@ -316,31 +308,3 @@ def _by_what(told: Sequence[tuple[str, str]]) -> list[str]:
         more = [f"{len(names) - _NAMED} more"] if len(names) > _NAMED else []
         said.append(f"{', '.join([*names[:_NAMED], *more])} {'is' if len(names) == 1 else 'are'} in {what}")
     return said
-
-
-def _cause(error: Exception) -> BaseException:
-    """What the remote call raised, where it raised something."""
-    cause = getattr(error, "cause", None)
-    return cause if isinstance(cause, BaseException) else error
-
-
-def _is_of_the_machine(error: BaseException) -> bool:
-    """Whether memory or a connection was what failed, which says nothing against what was asked."""
-    return _is_of_memory(error) or type(error).__name__ in _OF_THE_MACHINE or _says(error, _SAID_OF_THE_MACHINE)
-
-
-def _is_of_memory(error: BaseException) -> bool:
-    """Whether there was not enough memory, of the host or of a device."""
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    out_of_it = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return out_of_it or _says(error, _SAID_OF_MEMORY)
-
-
-def _says(error: BaseException, words: Sequence[str]) -> bool:
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "no message"
