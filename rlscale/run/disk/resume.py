@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -16,7 +17,8 @@ def usable_checkpoint(
     """The newest checkpoint that can be used; None if the run has none yet. A note for every one that is skipped.
 
     Those are moved out of the way. `damaged` names the files of a checkpoint whose content has another checksum.
-    UserError if there are checkpoints and none can be used: to begin again is for the user to decide.
+    UserError if there are checkpoints and none can be used: to begin again is for the user to decide. So for one with a
+    link that leads out of it, which is no damage.
     """
     try:
         store.put_back()
@@ -24,6 +26,7 @@ def usable_checkpoint(
         raise UserError(f"{store.folder}: a checkpoint there cannot be moved to its place ({error})") from error
     skipped: dict[Path, str] = {}
     for checkpoint in reversed(store.all()):
+        _refuse_links(checkpoint)
         fault = fault_of(checkpoint)
         if fault is None and not (sums := sums_of(checkpoint)):
             note(f"{checkpoint} has no checksums (an older version wrote it), so only its sizes were checked")
@@ -43,6 +46,17 @@ def usable_checkpoint(
             "checkpoint.resume=never starts afresh"
         )
     return None
+
+
+def _refuse_links(checkpoint: Path) -> None:
+    """UserError for a part of a checkpoint that was moved elsewhere and linked."""
+    inside = os.path.realpath(checkpoint)
+    for path in checkpoint.rglob("*"):
+        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(inside):
+            raise UserError(
+                f"{path} is a link out of the checkpoint, and none is followed, as those of a stranger could lead to "
+                "any file; put what it leads to in its place"
+            )
 
 
 def _set_aside(store: CheckpointStore, skipped: Iterable[Path], note: Callable[[str], None]) -> None:

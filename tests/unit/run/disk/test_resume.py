@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,19 @@ def test_a_checkpoint_that_cannot_be_read_for_a_while_is_not_gone_on_from_later(
         assert chosen(tmp_path) == (older, [])
         if not number:
             assert save(saving, 40) == newer
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "trainer", "manifest.json"])
+def test_a_part_that_was_moved_and_linked_is_no_damage_and_refused_by_name(tmp_path: Path, name: str) -> None:
+    newer = save(saver(tmp_path / "checkpoints"), 2)
+    shutil.move(newer / name, tmp_path / "elsewhere")
+    (newer / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=rf"{newer / name} is a link out of the checkpoint"):
+        chosen(tmp_path / "checkpoints")
+    assert newer.exists()
+    (newer / name).unlink()
+    shutil.move(tmp_path / "elsewhere", newer / name)
+    assert chosen(tmp_path / "checkpoints") == (newer, [])
 
 
 def test_one_that_cannot_be_moved_out_of_the_way_ends_the_run_in_a_line(
