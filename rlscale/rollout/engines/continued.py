@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Collection, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,11 +18,30 @@ from rlscale.rollout.engines.routed_experts import ExpertSizes
 from rlscale.rollout.engines.sampling_params import SamplingParams
 
 
-@dataclass
 class Cuts:
-    """How often a weight sync has cut off what was being generated."""
+    """When requests that are under way were cut off: for a weight sync, or as an engine leaves."""
 
-    count: int = 0
+    def __init__(self) -> None:
+        self.count = 0
+        """How often that has begun."""
+        self._ended = 0
+
+    @contextmanager
+    def cutting(self) -> Iterator[None]:
+        """Within the block engines abort what they have, whenever it began, and again and again."""
+        self.count += 1
+        try:
+            yield
+        finally:
+            self._ended += 1
+
+    def now(self) -> int:
+        """This moment, as a request begins."""
+        return self._ended
+
+    def any_since(self, moment: int) -> bool:
+        """Whether one that began at that moment may have been cut off. Its answer may come when all is over."""
+        return self.count > moment
 
 
 @dataclass(frozen=True)
@@ -60,12 +79,12 @@ class Continued:
         while True:
             attempt.asks()
             async with admission:
-                needed, before = NeededWeights(attempt.enter(), attempt.exactly), self.cuts.count
+                needed, before = NeededWeights(attempt.enter(), attempt.exactly), self.cuts.now()
                 start = np.concatenate([tokens, *(part.tokens for part in parts)]) if parts else tokens
                 named = {"trajectory": attempt.trajectory} if self.sticky else {}
                 rest = _rest(sampling, done)
                 part = await self.client.generate(start, rest, seed, experts=experts, weights=needed, **named)
-                cut = part.finish_reason == "abort" and (part.interrupted or self.cuts.count > before)
+                cut = part.finish_reason == "abort" and (part.interrupted or self.cuts.any_since(before))
             attempt.received(len(part.tokens))
             _check(part, needed, cut)
             if not cut:

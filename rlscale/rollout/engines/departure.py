@@ -27,20 +27,23 @@ async def empty(client: EngineClient, cuts: Cuts, urls: Sequence[str]) -> None:
     give_up = asyncio.get_running_loop().time() + _LONGEST_S
     client.set_aside(urls)
     try:
-        while True:
-            work = await asyncio.gather(*(work_of(client, url) for url in urls))
-            busy = [url for url, count in zip(urls, work, strict=True) if count]
-            if not busy:
-                return
-            if asyncio.get_running_loop().time() > give_up:
-                raise UserError(
-                    f"{', '.join(busy)} still had requests after {_LONGEST_S:g} s: others ask it, too; end those first"
-                )
-            cuts.count += 1  # each time: one that was on its way before may have begun since the last
-            await asyncio.gather(*map(client.abort_at, busy))
-            await asyncio.sleep(_AGAIN_S)
+        with cuts.cutting():
+            while busy := await _busy(client, urls):
+                if asyncio.get_running_loop().time() > give_up:
+                    raise UserError(
+                        f"{', '.join(busy)} still had requests after {_LONGEST_S:g} s: others ask it, too; "
+                        "end those first"
+                    )
+                await asyncio.gather(*map(client.abort_at, busy))
+                await asyncio.sleep(_AGAIN_S)
     finally:
         client.set_aside(())
+
+
+async def _busy(client: EngineClient, urls: Sequence[str]) -> list[str]:
+    """Those of the engines that say that they have something to do."""
+    work = await asyncio.gather(*(work_of(client, url) for url in urls))
+    return [url for url, count in zip(urls, work, strict=True) if count]
 
 
 async def give_up(client: EngineClient, cuts: Cuts, urls: Sequence[str]) -> None:
@@ -50,12 +53,12 @@ async def give_up(client: EngineClient, cuts: Cuts, urls: Sequence[str]) -> None
     the tokens that there are. What has no answer then is broken off: it is sent again with those that had come.
     """
     waiting, pause_s = client.under_way.now(), _AGAIN_S
-    with suppress(TimeoutError, RequestFailed):  # without a router nobody can be asked
+    with cuts.cutting(), suppress(TimeoutError):
         async with asyncio.timeout(_ANSWERED_S):
             while waiting & client.under_way.now():
-                cuts.count += 1  # each time, as above
-                others = [url for url in await client.engines() if url not in urls]
-                await asyncio.gather(*map(client.abort_at, others))
+                with suppress(RequestFailed):  # a router that is being started again is asked again
+                    others = [url for url in await client.engines() if url not in urls]
+                    await asyncio.gather(*map(client.abort_at, others))
                 await asyncio.sleep(pause_s)
                 pause_s *= 2
     client.under_way.break_off(waiting)

@@ -121,13 +121,13 @@ class AbortAndResume(Wait):
         await asyncio.sleep(0)  # where nothing is under way it has ended now
         if closed.done():
             return
-        self._cuts.count += 1
         try:
-            while not closed.done():
-                found, _ = await asyncio.gather(self._present(), self._abort(self._known))
-                await self._abort([url for url in found if url not in self._known])
-                self._known = found
-                await asyncio.wait([closed], timeout=_AGAIN_S)
+            with self._cuts.cutting():
+                while not closed.done():
+                    found, _ = await asyncio.gather(self._present(), self._abort(self._known))
+                    await self._abort([url for url in found if url not in self._known])
+                    self._known = found
+                    await asyncio.wait([closed], timeout=_AGAIN_S)
         finally:
             closed.cancel()
 
@@ -135,10 +135,10 @@ class AbortAndResume(Wait):
         """See OnSyncMode. What is cut off is sent to the other engines."""
         self._set_aside(urls)
         call = self._calls
-        while busy := await self._busy(urls, call):
-            self._cuts.count += 1  # each time: a request that was on its way before may have begun since the last
-            await self._abort(busy)
-            await asyncio.sleep(_AGAIN_S)
+        with self._cuts.cutting():
+            while busy := await self._busy(urls, call):
+                await self._abort(busy)
+                await asyncio.sleep(_AGAIN_S)
 
     async def _abort(self, urls: Sequence[str]) -> None:
         await asyncio.gather(*map(self._client.abort_at, urls))

@@ -43,5 +43,5 @@ class Guest:
         """
         if self.silence() >= patience_s:
             return "does not answer"
-        still = self._standstill.without_a_pass()
-        return f"gave none of its requests a token for {still:.0f} s" if still >= patience_s else None
+        still = self._standstill.without_a_pass() >= patience_s
+        return f"gave none of its requests a token for {patience_s:g} s" if still else None

@@ -7,7 +7,7 @@ more, or gives its requests no tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -63,11 +63,11 @@ class Membership:
                 self.orders.answer(order, answer)
         for url in self.machines.look() if self.machines is not None else ():
             self._take_own(url, give_weights)
-        for url in self.engines.guests:
-            guest = self._guest(url)
-            if (wrong := guest.wrong(self.engines.calls.patience_s)) is not None:
-                self._lose(url, wrong)
-            elif guest.restarted:
+        guests = {url: self._guest(url) for url in self.engines.guests}
+        wrong = {url: guest.wrong(self.engines.calls.patience_s) for url, guest in guests.items()}
+        self._lose({url: why for url, why in wrong.items() if why is not None})
+        for url, guest in guests.items():
+            if wrong[url] is None and guest.restarted:
                 guest.restarted = not self._renewed(url, give_weights)
         self._tell_count()
 
@@ -90,7 +90,7 @@ class Membership:
         except ProcessLost:  # of a rank: nothing is wrong with the engine
             raise
         except UserError as error:
-            return self._lose(url, f"was started again and is of no use now ({first_line(error)})")
+            return self._lose({url: f"was started again and is of no use now ({first_line(error)})"})
         self.note(f"{url} was started again, and has {self.engines.restarted_with}")
         return True
 
@@ -100,13 +100,13 @@ class Membership:
 
     def lose_unreachable(self) -> bool:
         """Do without the guests that nobody reaches, as far as the run can; whether there was one."""
-        lost = False
+        gone = {}
         for url in self.engines.guests:
             try:
                 answers(url, "/health", None, 2.0)
             except Unanswered:
-                lost |= self._lose(url, "is not there")
-        return lost
+                gone[url] = "is not there"
+        return self._lose(gone)
 
     def _new_orders(self) -> list[Order]:
         """Those that were not followed yet. What was refused is not tried again by a run that continues."""
@@ -166,17 +166,25 @@ class Membership:
         self._counted(f"{url} has left")
         return Told(url, "left")
 
-    def _lose(self, url: str, why: str) -> bool:
-        """Go on without a guest; False where the run has no more than it needs."""
-        if len(self.engines.urls) <= self.engines.fewest:
-            self._complain(f"{url} {why}; the run waits for it: it needs {self.engines.fewest} engines")
+    def _lose(self, gone: Mapping[str, str]) -> bool:
+        """Go on without these guests, by what is wrong with each, as far as the run has more than it needs.
+
+        Whether it does without any: what was under way in all of them is cut off once.
+        """
+        spare = max(len(self.engines.urls) - self.engines.fewest, 0)
+        leaving, needed = list(gone)[:spare], list(gone)[spare:]
+        for url in needed:
+            self._complain(f"{url} {gone[url]}; the run waits for it: it needs {self.engines.fewest} engines")
+        if not leaving:
             return False
         with suppress(CallError):
-            self.engines.withdraw([url])
-        self.engines.let_go(url)
-        self.rollout.give_up([url])
-        again = "" if self._ends(url) else f"; `python -m rlscale engines add {url}` takes it in again"
-        self._counted(f"{url} {why}, and has left{again}")
+            self.engines.withdraw(leaving)
+        for url in leaving:
+            self.engines.let_go(url)
+        self.rollout.give_up(leaving)
+        for url in leaving:
+            again = "" if self._ends(url) else f"; `python -m rlscale engines add {url}` takes it in again"
+            self._counted(f"{url} {gone[url]}, and has left{again}")
         return True
 
     def _counted(self, note: str) -> None:

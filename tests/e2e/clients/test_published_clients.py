@@ -221,9 +221,9 @@ def test_a_weight_sync_in_the_middle_of_a_call_is_not_noticed(converse: Any, pro
         played.engine.hold.clear()
         while not played.engine.prompts:
             await asyncio.sleep(0.005)
-        played.cuts.count += 1
-        played.engine.hold.set()
-        played.engine.aborted.set()
+        with played.cuts.cutting():
+            played.engine.hold.set()
+            played.engine.aborted.set()
 
     def say(prompt: str) -> str:
         return "er, and more" if prompt.endswith("answ") else "answer 0"

@@ -258,9 +258,9 @@ def test_a_weight_sync_in_the_middle_of_a_call_is_not_noticed_by_the_agent(encod
         played.engine.hold.clear()
         call = asyncio.create_task(played.session.call(asked(user("hello"))))
         await asyncio.sleep(0.01)
-        played.cuts.count += 1
-        played.engine.hold.set()
-        played.engine.aborted.set()
+        with played.cuts.cutting():
+            played.engine.hold.set()
+            played.engine.aborted.set()
         assert (await call).text == "answer, and more"
 
     played = play(encoder, scenario, lambda prompt: "er, and more" if prompt.endswith("answ") else "answer 0")

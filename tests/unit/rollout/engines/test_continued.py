@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -42,8 +43,8 @@ class Script:
     ) -> Generation:
         self.asked.append((tokens.tolist(), sampling.max_new_tokens, seed))
         answer = self.answers.pop(0)
-        self.cuts.count += answer.finish_reason == "abort"
-        return answer
+        with self.cuts.cutting() if answer.finish_reason == "abort" else nullcontext():
+            return answer
 
 
 def play(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from rlscale.rollout.engines.admission import Admission
 from rlscale.rollout.engines.client import EngineClient
 from rlscale.rollout.engines.continued import Continued, Cuts
 from rlscale.rollout.engines.departure import empty, give_up
-from rlscale.rollout.engines.generation import Generation
+from rlscale.rollout.engines.generation import Generation, RequestFailed
 from rlscale.rollout.engines.sampling_params import SamplingParams
 from rlscale.rollout.ledger import Ledger
 from rlscale.serve.simulator.simulated_fleet import ROUTER_URL, SimulatedFleet
@@ -77,11 +79,19 @@ def test_what_waits_for_an_engine_that_answers_no_more_is_asked_of_the_other_and
     short: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Short requests share calls, which the client sends to engines itself."""
+    aborts: list[str] = []
+    abort_at = EngineClient.abort_at
+
+    async def counted(client: EngineClient, url: str) -> None:
+        aborts.append(url)
+        await abort_at(client, url)
+
+    monkeypatch.setattr(EngineClient, "abort_at", counted)
     monkeypatch.setattr(departure, "_ANSWERED_S", 0.3)
     sampling = SamplingParams(30 if short else 200, ignore_eos=True)
     engine = SimulatedEngineConfig(decode_s=0.03 if short else 0.004)
 
-    async def generated(freezes: bool) -> tuple[list[list[int]], int, int]:
+    async def generated(freezes: bool) -> tuple[list[list[int]], int]:
         fleet = SimulatedFleet(engine, 2)
         client, cuts, ledger = EngineClient(ROUTER_URL, connect=fleet.connect), Cuts(), Ledger()
         engines, admission = Continued(client, cuts), Admission(16)
@@ -93,15 +103,99 @@ def test_what_waits_for_an_engine_that_answers_no_more_is_asked_of_the_other_and
             first, other = fleet.urls
             while not all(len(engine._scheduler.batch) for engine in fleet.engines.values()):
                 await asyncio.sleep(0.01)
-            fleet.engines[first]._scheduler.paused = True
+            fleet.engines[first]._scheduler.pause("in_place")
             fleet.route([other])
             await asyncio.wait_for(give_up(client, cuts, [first]), 3)
         found = list(await asyncio.wait_for(asyncio.gather(*calls), 20))
         await client.close()
-        return [one.tokens.tolist() for one in found], client.retried, cuts.count
+        return [one.tokens.tolist() for one in found], client.retried
 
-    calm, none, _ = asyncio.run(generated(freezes=False))
-    rough, again, cut = asyncio.run(generated(freezes=True))
+    calm, none = asyncio.run(generated(freezes=False))
+    rough, again = asyncio.run(generated(freezes=True))
     assert rough == calm
     assert (none, again) == (0, len(PROMPTS) // 2), "half of them were with the other engine"
-    assert 1 < cut < 10, "and were not cut off again and again meanwhile"
+    assert 1 < len(aborts) < 10, "and were not cut off again and again meanwhile"
+
+
+class Far:
+    """A connection that takes its time both ways."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection, self._random = connection, random.Random(1)
+
+    async def post(self, url: str, body: Any, headers: Any) -> Any:
+        await asyncio.sleep(self._random.uniform(0.005, 0.015))
+        answer = await self._connection.post(url, body, headers)
+        await asyncio.sleep(0.005)
+        return answer
+
+    async def get(self, url: str) -> Any:
+        await asyncio.sleep(0.02)
+        return await self._connection.get(url)
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+
+def test_no_request_that_begins_while_others_are_given_up_fails_as_it_is_cut_off_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(departure, "_ANSWERED_S", 1.0)
+
+    async def asked_on(fleet: SimulatedFleet) -> int:
+        client, cuts = EngineClient(ROUTER_URL, connect=lambda *of: Far(fleet.connect(*of))), Cuts()
+        engines, admission, ledger = Continued(client, cuts), Admission(32), Ledger()
+        ends = asyncio.Event()
+
+        async def worker(number: int) -> None:
+            lengths = random.Random(number)
+            while not ends.is_set():
+                sampling = SamplingParams(lengths.randint(33, 60), ignore_eos=True)
+                prompt, attempt = np.array([5, 9, number], np.int32), Attempt(lambda: -1, ledger)
+                await engines.generate(prompt, sampling, lengths.getrandbits(16), admission, attempt)
+
+        workers = asyncio.gather(*map(worker, range(32)))
+        await asyncio.sleep(0.6)
+        frozen, *others = fleet.urls
+        fleet.engines[frozen]._scheduler.pause("in_place")
+        fleet.route(others)
+        await give_up(client, cuts, [frozen])
+        ends.set()
+        await asyncio.wait_for(workers, 20)
+        await client.close()
+        return client.retried
+
+    assert asyncio.run(asked_on(SimulatedFleet(SimulatedEngineConfig(decode_s=0.01), 3))) > 0
+
+
+def test_a_router_that_is_started_again_meanwhile_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(departure, "_ANSWERED_S", 2.0)
+
+    async def main() -> int:
+        fleet = SimulatedFleet(QUICK, 2)
+        client, cuts = EngineClient(ROUTER_URL, connect=fleet.connect), Cuts()
+        engines, admission, there, asked = Continued(client, cuts), Admission(16), client.engines, 0
+
+        async def asks(ready: bool = False) -> list[str]:
+            nonlocal asked
+            asked += 1
+            if asked < 3:
+                raise RequestFailed("connection refused")
+            return await there(ready)
+
+        calls = [
+            asyncio.create_task(engines.generate(prompt, SAMPLING, seed, admission, Attempt(lambda: -1, Ledger())))
+            for seed, prompt in enumerate(PROMPTS)
+        ]
+        frozen, other = fleet.urls
+        while not all(len(engine._scheduler.batch) for engine in fleet.engines.values()):
+            await asyncio.sleep(0.01)
+        fleet.engines[frozen]._scheduler.pause("in_place")
+        fleet.route([other])
+        monkeypatch.setattr(client, "engines", asks)
+        await give_up(client, cuts, [frozen])
+        await asyncio.wait_for(asyncio.gather(*calls), 20)
+        await client.close()
+        return client.retried
+
+    assert asyncio.run(main()) == len(PROMPTS) // 2, "those of the engine that got on were answered"

@@ -18,6 +18,7 @@ from rlscale.run.sides.engines import Engines
 from rlscale.run.sides.guest import Guest
 from rlscale.run.sides.membership import Membership
 from rlscale.serve.http import Unanswered
+from rlscale.serve.standstill import Standstill
 
 FIRST, GUEST = "http://127.0.0.1:1", "http://127.0.0.1:2"
 GIVEN = [f"rollout.engine_urls=[{FIRST}]", "rollout.engines_at_most=2"]
@@ -55,7 +56,7 @@ class Run:
         monkeypatch.setattr(guest, "ask_engine", lambda url, *_: self._answers(url, "/server_info"))
         rollout: Any = SimpleNamespace(
             leave=lambda urls: self.happened.append(f"emptied {urls[0]}"),
-            give_up=lambda urls: self.happened.append(f"not waited for {urls[0]}"),
+            give_up=lambda urls: self.happened.append(f"not waited for {' and '.join(urls)}"),
             engines_are=lambda count: self.happened.append(f"{count} engines"),
         )
         self.orders = EngineOrders(folder)
@@ -239,6 +240,24 @@ def test_a_guest_that_is_silent_for_too_long_is_lost(run: Run, monkeypatch: pyte
     run.membership.look(run.give)
     assert run.engines.urls == [FIRST]
     assert run.happened == [f"not asked {GUEST}", f"not waited for {GUEST}", "1 engines"]
+
+
+def test_what_guests_had_that_are_lost_together_is_cut_off_once_and_one_that_is_needed_is_told_of_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, another = Run(tmp_path, monkeypatch, "rollout.engines_at_most=3"), "http://127.0.0.1:3"
+    run.say(GUEST, wanted=True)
+    run.say(another, wanted=True)
+    still = [20.0]
+    monkeypatch.setattr(Standstill, "without_a_pass", lambda _: still[0])
+    run.happened.clear()
+    run.membership.look(run.give)
+    assert run.engines.urls == [another]
+    assert [one for one in run.happened if one.startswith("not waited")] == [f"not waited for {FIRST} and {GUEST}"]
+    still[0] = 21.0
+    run.membership.look(run.give)
+    run.membership.look(run.give)
+    assert len([note for note in run.notes if "the run waits for it" in note]) == 1
 
 
 def test_the_rollout_hears_of_an_engine_that_the_run_could_not_start_again(run: Run) -> None:
