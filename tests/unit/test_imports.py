@@ -84,8 +84,9 @@ SINGLE_FILES = {
     "serve/simulator/prefix_cache.py": {"numpy"},
     "serve/simulator/token_entries.py": {"numpy"},
     "serve/simulator/token_stream.py": {"numpy"},
-    # Threads of a trainer rank, set in its own process before anything else; names by which `ps` shows actors.
-    "run/processes/actors.py": {"setproctitle", "torch"},
+    # Names by which `ps` shows actors; threads of a trainer rank, set in its own process before anything else.
+    "run/processes/actor.py": {"setproctitle"},
+    "run/processes/actors.py": {"torch"},
 }
 """Packages that one file needs and the rest of its package does not, and why."""
 

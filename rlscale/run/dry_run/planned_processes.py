@@ -14,8 +14,9 @@ from rlscale.config.schema import Config
 from rlscale.config.schema.cluster_config import Device
 from rlscale.config.schema.component import TARGET
 from rlscale.run.dry_run.started_folders import StartedFolders
+from rlscale.run.processes.actor import shown_as
 from rlscale.run.processes.actor_settings import ROLLOUT_ENVIRONMENT, launcher_log, rank_settings, reserved_gpus
-from rlscale.run.processes.actors import LauncherActor, RolloutActor, TrainerActor, shown_as
+from rlscale.run.processes.actors import LauncherActor, RolloutActor, TrainerActor
 from rlscale.run.processes.forks import fork_server_programs
 from rlscale.run.processes.placement import Layout, lay_out_run
 from rlscale.run.sides.engine_specs import engine_specs, router_settings

@@ -8,30 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import faulthandler
 import functools
 import importlib
-import logging
-import os
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from setproctitle import setproctitle
-
 from rlscale.config.errors import UserError
-from rlscale.config.own_files import open_to_append
-from rlscale.platform.allocator import keep_allocator
-from rlscale.platform.no_terminal import refuse_breakpoints
 from rlscale.platform.ports import free_port
-from rlscale.platform.stacks import tell_stacks
-from rlscale.run.processes.error_log import log_errors
+from rlscale.run.processes.actor import Actor
 from rlscale.run.processes.printed_errors import prints_errors
-from rlscale.run.processes.printing import print_anything
-from rlscale.serve.forked_python import NOT_FORKED
 
 if TYPE_CHECKING:  # imported late, see LauncherActor
     from rlscale.serve.supervisor import Supervisor
@@ -39,52 +27,8 @@ _LANE_NAMES = {"send_weights": "sync", "begin_save": "checkpoint"}
 """What calls of a trainer are called in the lane of its rank; other ones have no place there."""
 
 
-def shown_as(actor: type, log: Path) -> str:
-    """How `ps` shows the process of an actor with that log."""
-    return f"ray::{actor.__name__} {log.stem}"
-
-
-def _log_to(path: str, actor: object) -> None:
-    """Send everything that this process prints, from Python or from C, to a file of the run.
-
-    What is logged as an error, and a crash, is written down as well. `ps` shows the process by its actor and log.
-    """
-    setproctitle(shown_as(type(actor), Path(path)))  # Ray itself cannot, where the process is forked
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    file = open_to_append(Path(path))
-    print_anything()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    os.close(file)
-    faulthandler.enable()  # a crash outside Python then leaves its stack in that file
-    tell_stacks()
-    logging.getLogger("rlscale").addHandler(logging.StreamHandler())  # Ray's own handlers show nothing of it
-    log_errors(Path(path).parent, Path(path).stem)
-    if (reason := os.environ.pop(NOT_FORKED, None)) is not None:
-        print(f"not forked, so it imports everything itself: {reason}", file=sys.stderr, flush=True)
-
-
-class _Actor:
-    """What every actor of a run can be asked."""
-
-    def _logs_to(self, path: str) -> None:
-        """Take this process for the actor's own."""
-        keep_allocator()
-        _log_to(path, self)
-        refuse_breakpoints()
-
-    def whereabouts(self) -> tuple[str, str, int]:
-        """Ids of the actor and of its machine, as Ray knows them, and its process id."""
-        import ray
-
-        context = ray.get_runtime_context()
-        return str(context.get_actor_id()), str(context.get_node_id()), os.getpid()
-
-
 @prints_errors
-class TrainerActor(_Actor):
+class TrainerActor(Actor):
     """One trainer rank."""
 
     def __init__(self, log: str, rank: int, world_size: int, local_rank: int, threads: int) -> None:
@@ -204,7 +148,7 @@ class TrainerActor(_Actor):
 
 
 @prints_errors
-class RolloutActor(_Actor):
+class RolloutActor(Actor):
     """The rollout service in a process of its own. Asynchronous: calls overlap."""
 
     def __init__(self, log: str) -> None:
@@ -284,7 +228,7 @@ class RolloutActor(_Actor):
 
 
 @prints_errors
-class LauncherActor(_Actor):
+class LauncherActor(Actor):
     """Supervises the engines (and on the first machine the router) of one machine. They end when it ends."""
 
     def __init__(

@@ -18,7 +18,7 @@ RED = "\x1b[31m"
 PACKAGE = Path(rlscale.__file__).parent
 OF_THE_TERMINAL = ("cli.py", "config", "plan", "explain", "doctor", "observe", "dashboard", "run")
 """What runs where the user sees what is printed; other packages run in processes whose output is a log."""
-NOT_SEEN = {"config/shown.py", "run/processes/actors.py"}
+NOT_SEEN = {"config/shown.py", "run/processes/actor.py"}
 
 
 def test_no_command_prints_what_it_has_not_made_visible() -> None:
