@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from rlscale.config.errors import UserError
-from rlscale.run.disk.checkpoint import CheckpointStore, fault_of, is_sealed, load_progress, read_manifest, sums_of
+from rlscale.run.disk.checkpoint import (
+    MANIFEST,
+    CheckpointStore,
+    fault_of,
+    is_sealed,
+    load_progress,
+    read_manifest,
+    sums_of,
+)
 from rlscale.run.disk.run_folder import read_mark
 
 
@@ -49,14 +57,28 @@ def usable_checkpoint(
 
 
 def _refuse_links(checkpoint: Path) -> None:
-    """UserError for a part of a checkpoint that was moved elsewhere and linked."""
+    """UserError for a part of a checkpoint that was moved elsewhere and linked. Of what is no part nothing is read."""
     inside = os.path.realpath(checkpoint)
-    for path in checkpoint.rglob("*"):
+    for path in _parts(checkpoint):
         if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(inside):
             raise UserError(
                 f"{path} is a link out of the checkpoint, and none is followed, as those of a stranger could lead to "
                 "any file; put what it leads to in its place"
             )
+
+
+def _parts(checkpoint: Path) -> Iterator[Path]:
+    """The manifest, and the folders and files that it names; nothing more where it cannot be read, which is a fault."""
+    yield checkpoint / MANIFEST
+    try:
+        names = read_manifest(checkpoint)["files"]
+    except UserError:
+        return
+    for name in names:
+        path = checkpoint
+        for part in Path(name).parts:
+            path /= part
+            yield path
 
 
 def _set_aside(store: CheckpointStore, skipped: Iterable[Path], note: Callable[[str], None]) -> None:

@@ -79,6 +79,16 @@ def test_a_part_that_was_moved_and_linked_is_no_damage_and_refused_by_name(tmp_p
     assert chosen(tmp_path / "checkpoints") == (newer, [])
 
 
+def test_a_link_of_which_the_manifest_knows_nothing_and_one_that_stays_inside_are_nobody_s_business(
+    tmp_path: Path,
+) -> None:
+    newer = save(saver(tmp_path), 2)
+    (newer / "note").symlink_to("/etc/hostname")
+    (newer / WEIGHTS).rename(newer / "trainer" / "moved")
+    (newer / WEIGHTS).symlink_to("moved")
+    assert chosen(tmp_path) == (newer, [])
+
+
 def test_one_that_cannot_be_moved_out_of_the_way_ends_the_run_in_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
