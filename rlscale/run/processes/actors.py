@@ -171,6 +171,9 @@ class RolloutActor(Actor):
         await self._service.start(url, api_key or None)
         spare_long_lived()
 
+    async def is_there(self) -> None:
+        """Answers where nothing holds up the loop of this process."""
+
     async def tell_model(self, name: str, address: Any) -> None:
         """Where a model of `rollout.models` is from now on."""
         self._models.tell(name, address)

@@ -101,6 +101,11 @@ class Calls:
         return self._stop.requested
 
     @property
+    def hurried(self) -> bool:
+        """Whether somebody waits for the end: not where the job of the run ends soon, which leaves time."""
+        return self._stop.asked
+
+    @property
     def patience_s(self) -> float:
         """How long a process may be silent before nobody waits for it any more."""
         return _FROZEN_AT_STOP_S if self.stopping else self._frozen_s
@@ -136,7 +141,7 @@ class Calls:
         `limit` names the key that `timeout_s` comes from. `meanwhile` runs between polls (it may heal engines). With
         `heed_stop`, a stop signal ends the wait with StopRequested. `measured` calls of one name, `what`, do the same
         each time, so that one that takes many times as long hangs (`HangLimits`); those of a kind that is named may
-        have to wait for others, and only hang once the run is to end. Raises RunFailed when a call raises,
+        have to wait for others, and only hang once somebody waits for the end. Raises RunFailed when a call raises,
         ProcessLost when it dies, is not back after `timeout_s` seconds, or the process that has it is frozen, and
         RayDied when Ray is dead.
         """
@@ -183,9 +188,9 @@ class Calls:
 
     def _hangs(self, what: str, measured: bool | str) -> tuple[float, str] | None:
         """When such a call hangs, and why then."""
-        if not measured or (isinstance(measured, str) and not self.stopping):
+        if not measured or (isinstance(measured, str) and not self.hurried):
             return None
-        return self.hang_limits.of(_kind(what, measured), stopping=self.stopping)
+        return self.hang_limits.of(_kind(what, measured), stopping=self.hurried)
 
     def aside(self, do: Callable[[], _Given], what: str, timeout_s: float) -> _Given:
         """What `do` gives, which asks somebody else than the run's own processes and may wait for him without end.

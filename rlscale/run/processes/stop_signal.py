@@ -41,6 +41,11 @@ class StopSignal:
         return self._asked or self._out_of_time
 
     @property
+    def asked(self) -> bool:
+        """Whether somebody asked for it, who waits for the end; a job that ends soon does not."""
+        return self._asked
+
+    @property
     def why(self) -> str | None:
         """A line on why the run is to stop; None where the user knows."""
         return self._why if self._out_of_time and not self._asked else None

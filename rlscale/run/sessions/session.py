@@ -30,6 +30,7 @@ from rlscale.run.sides.group_source import GroupSource
 
 _ANSWER_S = 8.0
 """How long those who would save may be silent once a run is to end, by the user's wish or a failure: they may hang."""
+_ENDS = "the run is to end; its last checkpoint still stands"
 STOP_LOSS_WINDOW = 10
 """Losses of so many iterations are averaged where `run.stop_loss` ends a run."""
 
@@ -200,13 +201,21 @@ class Session(ABC):
 
     def _save_what_is_done(self) -> None:
         if self._saver.busy or self._has_unsaved:
-            with self._calls.shortened(_ANSWER_S, "the run is to end"):
+            with self._calls.shortened(self._answer_s, _ENDS):
                 self._refuse_silence()
         self._finish_saving(wait=True)  # in the time that it takes: they are there
         if self._is_worth_saving():
             self._log_cut_off()
             self.records.phase("saving a checkpoint before stopping")
             self._save_last()
+
+    @property
+    def _answer_s(self) -> float:
+        """Who ends in time for the end of its job has half of that time."""
+        before_s = self.config.checkpoint.before_s
+        if before_s is None or self._calls.hurried or not self._calls.stopping:
+            return _ANSWER_S
+        return max(before_s / 2, _ANSWER_S)
 
     def _log_cut_off(self) -> None:
         """Log an iteration that was cut off in the sync after its steps, which nobody makes again."""
@@ -236,7 +245,7 @@ class Session(ABC):
 
     def _refuse_silence(self) -> None:
         """UserError where one who has a part of what is saved does not answer."""
-        self._group_source.stats()
+        self._group_source.is_there()
 
     def _resume(self) -> None:
         newest = usable_checkpoint(self._saver.store, self._damaged, self.records.note) if self.folder.resumed else None

@@ -48,6 +48,9 @@ class GroupSource(Protocol):
     def load_state_dict(self, state: Any) -> None:
         """Continue from a state."""
 
+    def is_there(self) -> None:
+        """Returns where it answers."""
+
 
 class Rollout:
     """The rollout service in its own process."""
@@ -76,7 +79,9 @@ class Rollout:
 
     def model_loads(self) -> dict[str, EngineLoad]:
         """By the name of a model of `rollout.models` the mean load of its engines since the last call."""
-        loads: dict[str, EngineLoad] = self._calls.one(self._actor.model_loads.remote(), "loads of the models")
+        loads: dict[str, EngineLoad] = self._calls.one(
+            self._actor.model_loads.remote(), "loads of the models", heed_stop=True
+        )
         return loads
 
     def collect(self, meanwhile: Callable[[], None]) -> list[Group]:
@@ -129,7 +134,7 @@ class Rollout:
         `adapter`: which one the engine is to compute with; None for none. `fields`: what the request says besides.
         """
         ref = self._actor.score.remote(url, api_key, tokens, adapter, fields)
-        scored: NDArray[np.float32] = self._calls.one(ref, f"canary of {url}", meanwhile=meanwhile)
+        scored: NDArray[np.float32] = self._calls.one(ref, f"canary of {url}", meanwhile=meanwhile, heed_stop=True)
         return scored
 
     def handed_over(
@@ -144,7 +149,7 @@ class Rollout:
         """Tokens, and their log-probs at temperature 1, of the engine at `generates`, once that at `url` has read."""
         ref = self._actor.handed_over.remote(url, generates, api_key, tokens, new_tokens)
         found: tuple[NDArray[np.int32], NDArray[np.float32]] = self._calls.one(
-            ref, f"canary of {generates}", meanwhile=meanwhile
+            ref, f"canary of {generates}", meanwhile=meanwhile, heed_stop=True
         )
         return found
 
@@ -172,33 +177,37 @@ class Rollout:
 
     def give_up(self, urls: Sequence[str]) -> None:
         """What waits for an answer of these engines, which the router has left out, goes on in others."""
-        self._one("give_up", list(urls))
+        self._told("give_up", list(urls))
 
     def engines_are(self, count: int) -> None:
         """So many engines generate from now on."""
-        self._one("engines_are", count)
+        self._told("engines_are", count)
 
     def redirect(self, url: str) -> None:
         """The router is at `url` now."""
-        self._one("redirect", url)
+        self._told("redirect", url)
 
     def resume(self, version: int) -> None:
         """Engines have the weights of `version`: generate with them."""
-        self._one("resume", version)
+        self._told("resume", version)
 
     def stats(self) -> RolloutStats:
         """Totals of the run, and when the engines were busy since the last call."""
-        stats: RolloutStats = self._one("stats")
+        stats: RolloutStats = self._told("stats")
         return stats
 
     def state_dict(self, *, trained: bool) -> Any:
         """Data position, buffer and counters. `trained`: whether steps were made on the last batch handed out."""
-        return self._one("state_dict", trained)
+        return self._at_rest("state_dict", trained)
 
     def load_state_dict(self, state: Any) -> None:
         """Continue from a state."""
         self._calls.host.check()  # reading it took its time
-        self._one("load_state_dict", state)
+        self._at_rest("load_state_dict", state)
+
+    def is_there(self) -> None:
+        """Returns where the service answers."""
+        self._calls.one(self._actor.is_there.remote(), "rollout.is_there")
 
     def close(self) -> None:
         """End the service."""
@@ -206,8 +215,14 @@ class Rollout:
         if self._addresses:
             shutil.rmtree(self._addresses, ignore_errors=True)
 
-    def _one(self, method: str, *args: Any) -> Any:
-        return self._calls.one(self._actor.call.remote(method, *args), f"rollout.{method}")
+    def _told(self, method: str, *args: Any) -> Any:
+        """The answer to what the loop says or asks while it goes on: StopRequested on a stop signal."""
+        return self._calls.one(self._actor.call.remote(method, *args), f"rollout.{method}", heed_stop=True)
+
+    def _at_rest(self, method: str, state: Any) -> Any:
+        """The answer to what belongs to a save, also to one that a stop signal has asked for."""
+        what = f"rollout.{method}"
+        return self._calls.one(self._actor.call.remote(method, state), what, measured=what)
 
 
 class SupervisedGroupSource:
@@ -239,3 +254,6 @@ class SupervisedGroupSource:
     def load_state_dict(self, state: Any) -> None:
         """Continue from a position."""
         self._groups.load_state_dict(state)
+
+    def is_there(self) -> None:
+        """It is read in this process."""

@@ -238,7 +238,11 @@ class TrainerGroup:
     ) -> NDArray[np.float32]:
         """Log-probs of one shard's tokens, computed alike by every data-parallel rank."""
         ref = self._calls.host.put(shard)
-        answers = self._ask(lambda: [r.logprobs.remote(ref, model, temperature) for r in self._ranks], "log-prob pass")
+
+        def calls() -> list[Any]:
+            return [rank.logprobs.remote(ref, model, temperature) for rank in self._ranks]
+
+        answers = self._ask(calls, "log-prob pass", measured="log-prob pass")
         column: NDArray[np.float32] = next(answer for answer in answers if answer is not None)
         return column
 

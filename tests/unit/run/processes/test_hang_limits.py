@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from rlscale.run.processes.actor_host import RayActors
 from rlscale.run.processes.hang_limits import HangLimits
 from rlscale.run.processes.remote_calls import Calls, ProcessLost
 from rlscale.run.processes.stop_signal import StopSignal
+from tests.unit.run.processes.played_calls import played_calls
 
 Waits = Callable[..., Any]
 
@@ -37,7 +37,7 @@ def test_a_user_who_wants_the_run_to_end_waits_less() -> None:
     limits = HangLimits(20.0, 20.0)
     for kind, seconds in (("short", 0.1), ("long", 60.0)) * 2:
         limits.took(kind, seconds)
-    assert [seconds_of(limits, kind, stopping=True) for kind in ("short", "long", "first")] == [8.0, 180.0, 8.0]
+    assert [seconds_of(limits, kind, stopping=True) for kind in ("short", "long")] == [8.0, 180.0]
     assert limits.of("long", stopping=True) == (180.0, "3 times the longest before, 60 s, but at least 8 s")
     few = HangLimits(2.0, 1.0)
     for _ in range(2):
@@ -46,7 +46,19 @@ def test_a_user_who_wants_the_run_to_end_waits_less() -> None:
     none = HangLimits(None, 20.0)
     for seconds in (9.0, 4.0):
         none.took("step", seconds)
-    assert (none.of("step"), seconds_of(none, "step", stopping=True)) == (None, 12.0)
+    assert (none.of("step"), seconds_of(none, "step", stopping=True)) == (None, 27.0)
+
+
+def test_a_user_who_wants_the_run_to_end_loses_no_step_that_takes_as_long_as_the_first_did() -> None:
+    limits = HangLimits(20.0, 20.0)
+    assert seconds_of(limits, "training step", stopping=True) == 8.0, "nothing was made that could be lost"
+    limits.took("training step", 60.0)
+    assert seconds_of(limits, "training step", stopping=True) == 180.0
+    assert seconds_of(limits, "weight sync", stopping=True) == 180.0, "the first of its kind, which saves what was made"
+    limits.took("weight sync", 1.0)
+    assert seconds_of(limits, "weight sync", stopping=True) == 8.0
+    limits.others()
+    assert seconds_of(limits, "training step", stopping=True) == 180.0, "others warm up as long"
 
 
 def test_others_warm_up_and_the_longest_of_those_before_counts() -> None:
@@ -79,18 +91,7 @@ def now() -> list[float]:
 
 @pytest.fixture
 def calls(stop: StopSignal, now: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
-    host = RayActors()
-
-    def wait(refs: list[float], _: float) -> tuple[list[float], list[float]]:
-        now[0] += 1.0
-        return [ref for ref in refs if now[0] >= ref], [ref for ref in refs if now[0] < ref]
-
-    monkeypatch.setattr(host, "wait", wait)
-    monkeypatch.setattr(host, "clock", lambda: now[0])
-    monkeypatch.setattr(host, "get", lambda ref: ref)
-    calls = Calls(stop, 1000.0, str(tmp_path), 2.0, host, hang_factor=10.0)
-    monkeypatch.setattr(calls.processes, "write_stacks", lambda folder: {})
-    return calls
+    return played_calls(stop, now, tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -123,8 +124,24 @@ def test_once_the_run_is_to_end_a_step_that_hangs_is_given_up_soon(waits: Waits,
     assert waits(7, measured=True) == 7
     with pytest.raises(ProcessLost, match=r"within 21 s \(cluster\.hang_factor, 3 times the longest before, 7 s, but"):
         waits(30, measured=True)
-    with pytest.raises(ProcessLost, match=r"within 8 s \(cluster\.hang_factor, 3 times the longest before, 0 s, but"):
+    with pytest.raises(ProcessLost, match=r"within 21 s \(cluster\.hang_factor, 3 times the longest before, 7 s, but"):
         waits(30, "the first of its kind", measured=True)
+
+
+def test_before_the_end_of_a_job_nothing_is_given_up_sooner(waits: Waits, stop: StopSignal) -> None:
+    for _ in range(2):
+        waits(1, measured=True)
+        waits(1, "weight sync", measured="weight sync")
+    stop.end_at(0.0, "the job ends")
+    assert stop.requested
+    assert waits(11, measured=True) == 11
+    assert waits(900, "weight sync", measured="weight sync") == 900
+
+
+def test_a_first_call_hangs_too_once_the_run_is_to_end(waits: Waits, stop: StopSignal) -> None:
+    stop.ask()
+    with pytest.raises(ProcessLost, match=r"within 8 s \(cluster\.hang_factor, 3 times the longest before, 0 s, but"):
+        waits(30, measured=True)
 
 
 def test_what_may_wait_for_others_hangs_only_once_the_run_is_to_end(waits: Waits, stop: StopSignal) -> None:
@@ -134,8 +151,13 @@ def test_what_may_wait_for_others_hangs_only_once_the_run_is_to_end(waits: Waits
     stop.ask()
     with pytest.raises(ProcessLost, match=r"weight sync 4 did not finish within 950 s \(weights\.timeout_s\)"):
         waits(960, "weight sync 4", measured="weight sync", timeout_s=950.0, limit="weights.timeout_s")
-    with pytest.raises(ProcessLost, match="connecting did not finish within 8 s"):
-        waits(30, "connecting", measured="connecting")
+
+
+def test_what_comes_first_and_may_wait_for_others_hangs_once_the_run_is_to_end(waits: Waits, stop: StopSignal) -> None:
+    assert waits(2, "connecting", measured="connecting") == 2
+    stop.ask()
+    with pytest.raises(ProcessLost, match="connecting again did not finish within 8 s"):
+        waits(30, "connecting again", measured="connecting")
 
 
 def test_calls_may_have_less_time_for_a_while_and_an_error_says_why(calls: Calls, waits: Waits) -> None:

@@ -85,7 +85,7 @@ class GroupSource:
     def state_dict(self, *, trained: bool) -> None:
         self.trained = trained
 
-    def stats(self) -> None: ...
+    def is_there(self) -> None: ...
 
 
 def session(tmp_path: Path, *overrides: str) -> tuple[Any, Trainer, Records]:
@@ -252,6 +252,18 @@ def test_after_a_failure_ranks_that_answer_have_the_time_that_a_save_takes_and_s
     assert whole(tmp_path) == [7]
     assert [iteration for iteration, *_ in records.written] == [7, 8], "as an iteration that a sync cut off"
     assert records.notes == ["no checkpoint could be written after the failure; the last one still stands"]
+
+
+@pytest.mark.parametrize(("by_user", "limit_s"), [(True, 8.0), (False, 60.0)])
+def test_who_ends_in_time_for_the_end_of_its_job_waits_longer_for_an_answer(
+    by_user: bool, limit_s: float, tmp_path: Path
+) -> None:
+    run, trainer, _ = session(tmp_path)
+    run.state.iteration, limits = 7, []
+    run._calls._stop.ask() if by_user else run._calls._stop.end_at(0.0, "the job ends")
+    trainer.part_made = lambda: limits.append(trainer.limit_s()) or False
+    run.save_and_stop()
+    assert (whole(tmp_path), limits) == ([7], [limit_s])
 
 
 def test_a_user_who_stops_a_run_waits_for_nobody_who_is_silent_unless_there_is_nothing_to_save(tmp_path: Path) -> None:
