@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from http.client import HTTPException, IncompleteRead
+from http.client import HTTPException
 from typing import Any
 
 from rlscale.config.errors import UserError
+from rlscale.serve.http_deadline import WithinTimeout
 
-NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}), WithinTimeout)
 """Engines are reached directly, whatever proxy the environment names for the outside world."""
-_PART = 1 << 20
-"""Bytes of an answer that are read at once, at the most."""
 
 
 class CallError(UserError):
@@ -83,13 +81,12 @@ def send(
     if api_key:
         sent["Authorization"] = f"Bearer {api_key}"
     request = urllib.request.Request(url + path, data, sent, method=method or ("GET" if data is None else "POST"))
-    until = time.monotonic() + timeout
     try:
         try:
             with NO_PROXY.open(request, timeout=timeout) as response:
-                text = _read(response, until).decode(errors="replace")
+                text = response.read().decode(errors="replace")
         except urllib.error.HTTPError as error:
-            detail = _read(error.fp, until).decode(errors="replace").strip()
+            detail = error.read().decode(errors="replace").strip()
             raise CallError(f"{url}{path}: status {error.code}: {detail[:500]}") from None
     except TimeoutError:
         raise Unanswered(f"{url}{path}: no answer within {timeout:g} s") from None
@@ -104,15 +101,3 @@ def send(
         return json.loads(text)
     except ValueError:
         return text
-
-
-def _read(response: Any, until: float) -> bytes:
-    """The whole answer. TimeoutError where it is not there then: one that drips has no pause that would be too long."""
-    parts = []
-    while part := response.read1(_PART):
-        parts.append(part)
-        if time.monotonic() > until:
-            raise TimeoutError
-    if response.length:  # which `read1` says nothing of
-        raise IncompleteRead(b"", response.length)
-    return b"".join(parts)
