@@ -206,7 +206,7 @@ class Session(ABC):
         self._finish_saving(wait=True)  # in the time that it takes: they are there
         if self._is_worth_saving():
             self._log_cut_off()
-            self.records.phase("saving a checkpoint before stopping")
+            self.records.phase("saving a checkpoint before stopping; Ctrl-C once more ends without it")
             self._save_last()
 
     @property
