@@ -10,9 +10,9 @@ from http.client import HTTPException
 from typing import Any
 
 from rlscale.config.errors import UserError
-from rlscale.serve.http_deadline import WithinTimeout
+from rlscale.serve.http_deadline import NoRedirects, WithinTimeout
 
-NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}), WithinTimeout)
+NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}), WithinTimeout, NoRedirects)
 """Engines are reached directly, whatever proxy the environment names for the outside world."""
 
 

@@ -6,7 +6,7 @@ import io
 import time
 import urllib.request
 from functools import partial
-from http.client import HTTPConnection, HTTPResponse
+from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
 from socket import socket
 from typing import Any, cast
 
@@ -40,19 +40,38 @@ class _Response(HTTPResponse):
         self.fp = io.BufferedReader(_InTime(self.fp.detach(), sock, until))
 
 
-class _Connection(HTTPConnection):
-    """Its time begins before it is made."""
+class _Begun(HTTPConnection):
+    """A connection whose time begins before it is made."""
 
     def connect(self) -> None:
+        """See HTTPConnection."""
         assert self.timeout is not None
         made = partial(_Response, until=time.monotonic() + self.timeout)
         self.response_class = cast("type[HTTPResponse]", made)  # it is only ever called
         super().connect()
 
 
-class WithinTimeout(urllib.request.HTTPHandler):
-    """Opens a request whose `timeout` is that of its whole answer, which urllib's is not."""
+class _Secured(_Begun, HTTPSConnection):
+    """The same with TLS."""
+
+
+class WithinTimeout(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    """Opens requests whose `timeout` is that of the whole answer, which urllib's is not."""
 
     def http_open(self, req: urllib.request.Request) -> Any:
         """See HTTPHandler."""
-        return self.do_open(_Connection, req)
+        return self.do_open(_Begun, req)
+
+    def https_open(self, req: urllib.request.Request) -> Any:
+        """See HTTPSHandler."""
+        return self.do_open(_Secured, req)
+
+
+class NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Takes an answer that names another place for one that is no success.
+
+    No server that is asked here moves; the time would begin anew there, and the key would go to whoever it is.
+    """
+
+    def redirect_request(self, *_: Any) -> None:
+        """See HTTPRedirectHandler."""

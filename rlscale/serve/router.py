@@ -165,7 +165,9 @@ class RouterClient(WorkerList):
 def at_once(tell: Callable[[Any], None], of: Sequence[Any]) -> None:
     """Tell a router of several engines beside each other: it answers each call some time later."""
     with ThreadPoolExecutor(min(max(len(of), 1), _AT_ONCE), "router") as threads:
-        list(threads.map(tell, of))
+        telling = [threads.submit(tell, one) for one in of]
+    for one in telling:  # after an error of one it has been told of the others as well
+        one.result()
 
 
 def add_at_once(

@@ -10,7 +10,8 @@ from contextlib import suppress
 
 import pytest
 
-from rlscale.serve.http import CallError, Unanswered, call
+from rlscale.serve.http import NO_PROXY, CallError, Unanswered, call
+from rlscale.serve.http_deadline import WithinTimeout
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 400\r\n\r\n"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -74,6 +75,17 @@ def test_one_that_drips_is_none_when_the_time_is_up(
     with pytest.raises(Unanswered, match=r"no answer within 0\.5 s"):
         call(server([first, *[drop] * 400], 0.05), "/", None, timeout=0.5)
     assert time.monotonic() - began < 2.0
+
+
+def test_who_names_another_place_is_not_followed(server: Callable[[list[bytes], float], str]) -> None:
+    moved = b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"
+    with pytest.raises(CallError, match="status 302"):
+        call(server([moved], 0.0), "/", "key", timeout=5.0)
+
+
+def test_both_kinds_of_connection_have_a_time_for_the_whole_answer() -> None:
+    openers = NO_PROXY.handle_open  # type: ignore[attr-defined]  # known to urllib alone
+    assert [type(one) for kind in ("http", "https") for one in openers[kind]] == [WithinTimeout] * 2
 
 
 def test_a_refusal_is_told_with_what_it_says(server: Callable[[list[bytes], float], str]) -> None:
