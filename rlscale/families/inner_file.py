@@ -16,7 +16,7 @@ def inner_file(folder: str | Path, name: str) -> Path:
     OSError, which says why, for none, for a name that leads out of the folder (also by a link within it), and for a
     pipe, device, socket or folder. The folder itself may be a link, or lie behind one.
     """
-    if "\0" in name or not Path(name).parts or Path(name).is_absolute() or ".." in Path(name).parts:
+    if not is_inner(name):
         raise OSError(errno.EPERM, "not the name of a file inside the folder", name)
     file = Path(folder) / name
     try:
@@ -28,6 +28,12 @@ def inner_file(folder: str | Path, name: str) -> Path:
     if not stat.S_ISREG(found.stat().st_mode):
         raise OSError(errno.EPERM, "not a regular file", name)
     return file
+
+
+def is_inner(name: str) -> bool:
+    """Whether that may be the name of a file inside a folder."""
+    path = Path(name)
+    return "\0" not in name and bool(path.parts) and not path.is_absolute() and ".." not in path.parts
 
 
 def refuse_pipe(file: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from rlscale.config.errors import UserError
+from rlscale.families.inner_file import is_inner
 from rlscale.run.disk.checkpoint import (
     MANIFEST,
     CheckpointStore,
@@ -60,7 +61,7 @@ def _refuse_links(checkpoint: Path) -> None:
     """UserError for a part of a checkpoint that was moved elsewhere and linked. Of what is no part nothing is read."""
     inside = os.path.realpath(checkpoint)
     for path in _parts(checkpoint):
-        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(inside):
+        if os.path.islink(path) and not Path(os.path.realpath(path)).is_relative_to(inside):
             raise UserError(
                 f"{path} is a link out of the checkpoint, and none is followed, as those of a stranger could lead to "
                 "any file; put what it leads to in its place"
@@ -75,6 +76,8 @@ def _parts(checkpoint: Path) -> Iterator[Path]:
     except UserError:
         return
     for name in names:
+        if not is_inner(name):
+            continue  # a fault
         path = checkpoint
         for part in Path(name).parts:
             path /= part

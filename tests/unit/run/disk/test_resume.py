@@ -79,6 +79,14 @@ def test_a_part_that_was_moved_and_linked_is_no_damage_and_refused_by_name(tmp_p
     assert chosen(tmp_path / "checkpoints") == (newer, [])
 
 
+@pytest.mark.parametrize("name", ["/bin/sh", "../x", "x" * 300, "a\0b", ""])
+def test_a_name_that_is_none_of_a_file_inside_is_damage(tmp_path: Path, name: str) -> None:
+    older, newer = save(saver(tmp_path), 1), save(saver(tmp_path), 2)
+    change_manifest(newer, files={name: 3})
+    found, notes = chosen(tmp_path)
+    assert (found, len(notes)) == (older, 2)
+
+
 def test_a_link_of_which_the_manifest_knows_nothing_and_one_that_stays_inside_are_nobody_s_business(
     tmp_path: Path,
 ) -> None:
