@@ -56,7 +56,7 @@ async def give_up(client: EngineClient, cuts: Cuts, urls: Sequence[str]) -> None
     with cuts.cutting(), suppress(TimeoutError):
         async with asyncio.timeout(_ANSWERED_S):
             while waiting & client.under_way.now():
-                with suppress(RequestFailed):  # a router that is being started again is asked again
+                with suppress(RequestFailed):  # a router that is silent for a moment is asked again
                     others = [url for url in await client.engines() if url not in urls]
                     await asyncio.gather(*map(client.abort_at, others))
                 await asyncio.sleep(pause_s)

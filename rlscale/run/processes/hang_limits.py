@@ -39,13 +39,14 @@ class HangLimits:
         """
         if stopping:
             longest = self._ever.get(kind, max(self._ever.values(), default=0.0))
+            of = "before" if kind in self._ever else "of all calls before"
             factor = min(self._factor or _FACTOR_AT_STOP, _FACTOR_AT_STOP)
             least_s = min(self._least_s, _LEAST_AT_STOP_S)
         elif self._factor is None or kind not in self._warm or kind not in self._longest:
             return None
         else:
-            longest, factor, least_s = self._longest[kind], self._factor, self._least_s
-        made_of = f"{factor:g} times the longest before, {longest:.3g} s, but at least {least_s:g} s"
+            longest, factor, least_s, of = self._longest[kind], self._factor, self._least_s, "before"
+        made_of = f"{factor:g} times the longest {of}, {longest:.3g} s, but at least {least_s:g} s"
         return max(factor * longest, least_s), made_of
 
     def took(self, kind: str, seconds: float) -> None:

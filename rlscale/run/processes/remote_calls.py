@@ -30,7 +30,7 @@ _STACKS = "hang"
 _NAMED = 4
 """How many processes that do the same are named."""
 _FROZEN_AT_STOP_S = 3.0
-"""How long a process that is waited for may be silent once the user wants the run to end."""
+"""How long a process that is waited for may be silent once somebody waits for the end of the run."""
 _OTHERS_S = 1.0
 """How long after a failure other calls are waited for, whose errors may be what caused it."""
 
@@ -108,7 +108,7 @@ class Calls:
     @property
     def patience_s(self) -> float:
         """How long a process may be silent before nobody waits for it any more."""
-        return _FROZEN_AT_STOP_S if self.stopping else self._frozen_s
+        return _FROZEN_AT_STOP_S if self.hurried else self._frozen_s
 
     def check_stop(self) -> None:
         """Raises StopRequested once the user wants the run to end."""

@@ -211,11 +211,11 @@ class Session(ABC):
 
     @property
     def _answer_s(self) -> float:
-        """Who ends in time for the end of its job has half of that time."""
+        """In time for the end of a job each has a quarter of the time."""
         before_s = self.config.checkpoint.before_s
         if before_s is None or self._calls.hurried or not self._calls.stopping:
             return _ANSWER_S
-        return max(before_s / 2, _ANSWER_S)
+        return max(before_s / 4, _ANSWER_S)
 
     def _log_cut_off(self) -> None:
         """Log an iteration that was cut off in the sync after its steps, which nobody makes again."""
@@ -252,9 +252,9 @@ class Session(ABC):
         if newest is None:
             return
         self.state = load_progress(newest)
+        self._saved_at = self._recorded = self.state.iteration  # what fails from here on has made nothing new
         self._load(newest)
         self._group_source.load_state_dict(load_rollout(newest))
-        self._saved_at = self._recorded = self.state.iteration
         self.records.note(f"continuing from iteration {self.state.iteration} ({newest})")
 
     @abstractmethod

@@ -198,12 +198,14 @@ class Rollout:
 
     def state_dict(self, *, trained: bool) -> Any:
         """Data position, buffer and counters. `trained`: whether steps were made on the last batch handed out."""
-        return self._at_rest("state_dict", trained)
+        return self._calls.one(
+            self._actor.call.remote("state_dict", trained), "rollout.state_dict", measured="rollout.state_dict"
+        )
 
     def load_state_dict(self, state: Any) -> None:
         """Continue from a state."""
         self._calls.host.check()  # reading it took its time
-        self._at_rest("load_state_dict", state)
+        self._told("load_state_dict", state)
 
     def is_there(self) -> None:
         """Returns where the service answers."""
@@ -218,11 +220,6 @@ class Rollout:
     def _told(self, method: str, *args: Any) -> Any:
         """The answer to what the loop says or asks while it goes on: StopRequested on a stop signal."""
         return self._calls.one(self._actor.call.remote(method, *args), f"rollout.{method}", heed_stop=True)
-
-    def _at_rest(self, method: str, state: Any) -> Any:
-        """The answer to what belongs to a save, also to one that a stop signal has asked for."""
-        what = f"rollout.{method}"
-        return self._calls.one(self._actor.call.remote(method, state), what, measured=what)
 
 
 class SupervisedGroupSource:
