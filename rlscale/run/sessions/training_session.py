@@ -199,6 +199,7 @@ class TrainingSession(Session):
 
     def _refuse_silence(self) -> None:
         super()._refuse_silence()
+        self._engines.end()  # a rank may wait for one of them
         if not self._trainer.awaits_others:
             self._trainer.part_made()
 

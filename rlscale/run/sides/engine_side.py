@@ -43,8 +43,11 @@ class EngineSide(Protocol):
     def come_back(self) -> None:
         """The trainer's state goes to host memory, engines take their cache back."""
 
+    def end(self) -> None:
+        """The run ends: engines end, whatever they do. One that is frozen would keep the rank that sends it weights."""
+
     def leave(self) -> None:
-        """The run ends: engines end, whatever they do, and the trainer has the devices that they shared."""
+        """The same, and the trainer has the devices that they shared."""
 
     def begin_profile(self, folder: Path, iteration: int) -> None:
         """What engines compute first for an iteration is recorded, and written into the folder."""
@@ -74,6 +77,9 @@ class NoEngines:
 
     def come_back(self) -> None:
         """They stay the trainer's."""
+
+    def end(self) -> None:
+        """There are none."""
 
     def leave(self) -> None:
         """They are the trainer's."""
@@ -169,9 +175,13 @@ class RunningEngines:
                 raise
             ask(tags, of_the_living=True)
 
-    def leave(self) -> None:
-        """See EngineSide. One that is frozen would neither give up its memory nor the rank that sends it weights."""
+    def end(self) -> None:
+        """See EngineSide."""
         self._engines.close()
+
+    def leave(self) -> None:
+        """See EngineSide. One that is frozen would not give up its memory by itself."""
+        self.end()
         if self.shares_devices:
             self._trainer.call("wake", what="trainer wake")
             self._trainer_sleeps = False

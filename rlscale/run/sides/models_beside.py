@@ -156,9 +156,14 @@ class WithModelsBeside:
         """See EngineSide."""
         self._side.come_back()
 
-    def leave(self) -> None:
-        """See EngineSide. They end first: one that is stuck would keep the rank that sends it weights."""
+    def end(self) -> None:
+        """See EngineSide."""
         self._models.close()
+        self._side.end()
+
+    def leave(self) -> None:
+        """See EngineSide."""
+        self.end()
         self._side.leave()
 
     def begin_profile(self, folder: Path, iteration: int) -> None:

@@ -286,6 +286,16 @@ def test_who_ends_in_time_for_the_end_of_its_job_waits_longer_for_an_answer(
     assert (whole(tmp_path), limits) == ([7], [limit_s])
 
 
+def test_ranks_that_wait_for_engines_answer_once_these_have_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, trainer, _ = session(tmp_path)
+    run.state.iteration, trainer.silent = 7, True
+    monkeypatch.setattr(run._engines, "end", lambda: setattr(trainer, "silent", False))
+    run.save_and_stop()
+    assert whole(tmp_path) == [7]
+
+
 def test_a_user_who_stops_a_run_waits_for_nobody_who_is_silent_unless_there_is_nothing_to_save(tmp_path: Path) -> None:
     run, trainer, records = session(tmp_path)
     trainer.silent = True
