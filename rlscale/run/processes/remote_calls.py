@@ -228,8 +228,8 @@ class Calls:
             told = sorted(self.processes.write_stacks(folder).items())
         except OSError:  # a full disk must not hide what the deadline was about
             told = []
-        if not told:
-            return f"See {self._logs}"
+        if not told:  # all wait for something to do, or nothing could be written
+            return f"See {folder if folder.is_dir() else self._logs}"
         return f"{'; '.join(_by_what(told))}. See {folder}"
 
     def _refuse_frozen(self, pending: Sequence[Any], what: str, refs: Sequence[Any]) -> None:

@@ -30,7 +30,7 @@ from rlscale.run.sides.group_source import GroupSource
 
 _ANSWER_S = 8.0
 """How long those who would save may be silent once a run is to end, by the user's wish or a failure: they may hang."""
-_ENDS = "the run is to end; its last checkpoint still stands"
+_ENDS = "the run is to end, without a new checkpoint"
 STOP_LOSS_WINDOW = 10
 """Losses of so many iterations are averaged where `run.stop_loss` ends a run."""
 
