@@ -147,10 +147,10 @@ def _damaged(body: Any, draw: random.Random) -> Any:
     if what == 0:
         del inside[key]
     elif what == 1 and isinstance(inside, list):
-        inside.insert(key, copy.deepcopy(inside[key]))
+        inside.insert(key, inside[key])  # the same one: a copy of what is nested deep would be made by recursion
     elif what == 2:
         deep: Any = inside[key]
-        for _ in range(draw.choice((3, 300))):
+        for _ in range(draw.choice((3, 250))):
             deep = [deep] if draw.random() < 0.5 else {"content": deep}
         inside[key] = deep
     else:
