@@ -27,25 +27,49 @@ SAMPLING = SamplingParams(200, ignore_eos=True)
 QUICK = SimulatedEngineConfig(decode_s=0.004)
 
 
+class Asked:
+    """The prompts under way in the engines of a fleet."""
+
+    def __init__(self, fleet: SimulatedFleet, sampling: SamplingParams = SAMPLING) -> None:
+        self.fleet, self.ledger, self.cuts = fleet, Ledger(), Cuts()
+        self.client = EngineClient(ROUTER_URL, connect=fleet.connect)
+        engines, admission = Continued(self.client, self.cuts), Admission(16)
+        self.calls = [
+            asyncio.create_task(engines.generate(prompt, sampling, seed, admission, Attempt(lambda: -1, self.ledger)))
+            for seed, prompt in enumerate(PROMPTS)
+        ]
+
+    async def begun(self) -> None:
+        """Every engine has some."""
+        while not all(len(engine._scheduler.batch) for engine in self.fleet.engines.values()):
+            await asyncio.sleep(0.01)
+
+    async def freeze_one(self) -> str:
+        """The URL of an engine that gives no tokens from now on, and that the router leaves out."""
+        await self.begun()
+        frozen, other = self.fleet.urls
+        self.fleet.engines[frozen]._scheduler.pause("in_place")
+        self.fleet.route([other])
+        return frozen
+
+    async def answered(self) -> list[Generation]:
+        """What came of them."""
+        found = list(await asyncio.wait_for(asyncio.gather(*self.calls), 20))
+        await self.client.close()
+        return found
+
+
 async def generate(fleet: SimulatedFleet, leaves: bool) -> tuple[list[Generation], Ledger]:
-    client, cuts, ledger = EngineClient(ROUTER_URL, connect=fleet.connect), Cuts(), Ledger()
-    engines, admission = Continued(client, cuts), Admission(16)
-    calls = [
-        asyncio.create_task(engines.generate(prompt, SAMPLING, seed, admission, Attempt(lambda: -1, ledger)))
-        for seed, prompt in enumerate(PROMPTS)
-    ]
+    asked = Asked(fleet)
     if leaves:
         first, other = fleet.urls
-        while not all(len(engine._scheduler.batch) for engine in fleet.engines.values()):
-            await asyncio.sleep(0.01)
+        await asked.begun()
         await asyncio.sleep(0.05)
         fleet.route([other])
-        await asyncio.wait_for(empty(client, cuts, [first]), 10)
+        await asyncio.wait_for(empty(asked.client, asked.cuts, [first]), 10)
         assert len(fleet.engines[first]._scheduler.batch) == 0
-        assert not all(call.done() for call in calls)
-    found = list(await asyncio.gather(*calls))
-    await client.close()
-    return found, ledger
+        assert not all(call.done() for call in asked.calls)
+    return await asked.answered(), asked.ledger
 
 
 def test_requests_of_an_engine_that_leaves_go_on_in_the_other_with_the_tokens_that_they_had() -> None:
@@ -92,23 +116,10 @@ def test_what_waits_for_an_engine_that_answers_no_more_is_asked_of_the_other_and
     engine = SimulatedEngineConfig(decode_s=0.03 if short else 0.004)
 
     async def generated(freezes: bool) -> tuple[list[list[int]], int]:
-        fleet = SimulatedFleet(engine, 2)
-        client, cuts, ledger = EngineClient(ROUTER_URL, connect=fleet.connect), Cuts(), Ledger()
-        engines, admission = Continued(client, cuts), Admission(16)
-        calls = [
-            asyncio.create_task(engines.generate(prompt, sampling, seed, admission, Attempt(lambda: -1, ledger)))
-            for seed, prompt in enumerate(PROMPTS)
-        ]
+        asked = Asked(SimulatedFleet(engine, 2), sampling)
         if freezes:
-            first, other = fleet.urls
-            while not all(len(engine._scheduler.batch) for engine in fleet.engines.values()):
-                await asyncio.sleep(0.01)
-            fleet.engines[first]._scheduler.pause("in_place")
-            fleet.route([other])
-            await asyncio.wait_for(give_up(client, cuts, [first]), 3)
-        found = list(await asyncio.wait_for(asyncio.gather(*calls), 20))
-        await client.close()
-        return [one.tokens.tolist() for one in found], client.retried
+            await asyncio.wait_for(give_up(asked.client, asked.cuts, [await asked.freeze_one()]), 3)
+        return [one.tokens.tolist() for one in await asked.answered()], asked.client.retried
 
     calm, none = asyncio.run(generated(freezes=False))
     rough, again = asyncio.run(generated(freezes=True))
@@ -172,30 +183,20 @@ def test_a_router_that_is_started_again_meanwhile_is_asked_again(monkeypatch: py
     monkeypatch.setattr(departure, "_ANSWERED_S", 2.0)
 
     async def main() -> int:
-        fleet = SimulatedFleet(QUICK, 2)
-        client, cuts = EngineClient(ROUTER_URL, connect=fleet.connect), Cuts()
-        engines, admission, there, asked = Continued(client, cuts), Admission(16), client.engines, 0
+        asked, tries = Asked(SimulatedFleet(QUICK, 2)), 0
+        there = asked.client.engines
 
         async def asks(ready: bool = False) -> list[str]:
-            nonlocal asked
-            asked += 1
-            if asked < 3:
+            nonlocal tries
+            tries += 1
+            if tries < 3:
                 raise RequestFailed("connection refused")
             return await there(ready)
 
-        calls = [
-            asyncio.create_task(engines.generate(prompt, SAMPLING, seed, admission, Attempt(lambda: -1, Ledger())))
-            for seed, prompt in enumerate(PROMPTS)
-        ]
-        frozen, other = fleet.urls
-        while not all(len(engine._scheduler.batch) for engine in fleet.engines.values()):
-            await asyncio.sleep(0.01)
-        fleet.engines[frozen]._scheduler.pause("in_place")
-        fleet.route([other])
-        monkeypatch.setattr(client, "engines", asks)
-        await give_up(client, cuts, [frozen])
-        await asyncio.wait_for(asyncio.gather(*calls), 20)
-        await client.close()
-        return client.retried
+        frozen = await asked.freeze_one()
+        monkeypatch.setattr(asked.client, "engines", asks)
+        await give_up(asked.client, asked.cuts, [frozen])
+        await asked.answered()
+        return asked.client.retried
 
     assert asyncio.run(main()) == len(PROMPTS) // 2, "those of the engine that got on were answered"
