@@ -246,6 +246,23 @@ def read_config(folder: Path) -> dict[str, Any]:
     return read_json(file)
 
 
+def dtype_of(folder: Path) -> str | None:
+    """The type that the weights of a folder have by its config.json; None where that says nothing of it.
+
+    It is `torch_dtype` until transformers 4 and `dtype` since; of a model with several parts the text model's.
+    """
+    try:
+        config = read_config(folder)
+    except FolderError:
+        return None
+    of_text = config.get("text_config")
+    for part in (config, of_text if isinstance(of_text, dict) else {}):
+        for name in ("dtype", "torch_dtype"):
+            if isinstance(found := part.get(name), str):
+                return found.removeprefix("torch.")
+    return None
+
+
 def read_generation(folder: Path) -> dict[str, Any]:
     """generation_config.json of a folder, {} where there is none. FolderError for one whose ends are not token ids."""
     file = folder / GENERATION

@@ -16,8 +16,10 @@ from rlscale.config.composition.command_words import help_is_shown
 from rlscale.config.errors import UserError
 from rlscale.config.nearest import did_you_mean, nearest
 from rlscale.config.schema.cluster_config import LOOPBACK_HOSTS, Device
+from rlscale.config.schema.dtype import DType
 from rlscale.config.shown import say
 from rlscale.data.folders.model_folder import find_served
+from rlscale.families.config_file import dtype_of
 from rlscale.platform.ownership import make_own
 from rlscale.run.disk.key_file import read_key
 from rlscale.run.processes.forks import read_forks
@@ -32,7 +34,7 @@ USAGE = (
     "  trainer.routing_replay=rollout; tokenizer and chat template are those of the model's folder.\n"
     "  host, port   where it listens; 127.0.0.1 and 30000, or a free port where that is taken\n"
     "  gpus         GPUs of this machine that it uses, as 0,1; without them it runs on the CPU\n"
-    "  dtype        type of the weights; bfloat16\n"
+    "  dtype        type of the weights, that of runs that use it (model.dtype); what the folder's config.json says\n"
     "  key_file     file with the API key that it asks for (the run's rollout.engine_key_file); none\n"
     "  folder       where its log and its temporary files are; .rlscale/engine\n"
     "  warm         file of a running `python -m rlscale warm`, by which it starts in seconds\n"
@@ -41,6 +43,7 @@ USAGE = (
 _SGLANG = "sglang."
 _LOOK_EVERY_S = 1.0
 _LAST_PORT = 65535
+_DTYPES = [one.value for one in DType]
 _NUMBERS = {"port": re.compile(r"\d+"), "gpus": re.compile(r"\d+(,\d+)*")}
 
 
@@ -52,7 +55,7 @@ class Request:
     host: str = "127.0.0.1"
     port: int = 30000
     gpus: tuple[int, ...] = ()
-    dtype: str = "bfloat16"
+    dtype: str | None = None
     key_file: str | None = None
     folder: str = ".rlscale/engine"
     warm: str | None = None
@@ -63,13 +66,19 @@ class Request:
             "engine",
             str(Path(self.model).resolve()),
             Device.cuda if self.gpus else Device.cpu,
-            dtype=self.dtype,
+            dtype=self.dtype or self._dtype_of_folder,
             host=self.host,
             options=options,
             tensor_parallel=max(len(self.gpus), 1),
             gpus=self.gpus,
             port=self.port,
         )
+
+    @property
+    def _dtype_of_folder(self) -> str:
+        """What is in none of the types of a run, as FP8 is not, is computed with in 16 bits."""
+        says = dtype_of(Path(self.model))
+        return says if says in _DTYPES else DType.bfloat16.value
 
 
 def serve(arguments: Sequence[str]) -> int:
@@ -118,6 +127,8 @@ def read(arguments: Sequence[str]) -> tuple[Request, dict[str, Any]]:
     for key, wanted in (("port", "one number"), ("gpus", "numbers of GPUs, as 0,1")):
         if key in given and not _NUMBERS[key].fullmatch(given[key]):
             raise UserError(f"engines serve: {key}={given[key]} must be {wanted}")
+    if "dtype" in given and given["dtype"] not in _DTYPES:
+        raise UserError(f"engines serve: dtype={given['dtype']} must be one of {', '.join(_DTYPES)}")
     if "port" in given:
         given["port"] = int(given["port"])
         if not 1 <= given["port"] <= _LAST_PORT:

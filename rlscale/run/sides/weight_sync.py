@@ -127,7 +127,9 @@ class WeightSync:
                 raise RunFailed(
                     f"weight sync {version}: log-probs of {url} and the trainer differ by {difference:.2e} on the "
                     f"canary prompt, more than weights.canary_bound={bound:g}; "
-                    f"{why_they_differ(url, self.engines.api_key or None, self.architecture)}"
+                    + why_they_differ(
+                        url, self.engines.api_key or None, self.architecture, self.config.model.dtype.value
+                    )
                 )
             worst = max(worst, difference)
         return worst

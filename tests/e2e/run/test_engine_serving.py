@@ -16,7 +16,7 @@ def test_a_run_sends_deltas_to_it_and_leaves_it_running(
     warm: str, ready: list[str], shared_server: SharedServer, tmp_path: Path
 ) -> None:
     key, port = f"key_file={shared_server.key_file}", free_port("127.0.0.1")
-    place = [f"model={shared_server.model_folder}", f"port={port}", "dtype=float32", key, warm.removeprefix("cluster.")]
+    place = [f"model={shared_server.model_folder}", f"port={port}", key, warm.removeprefix("cluster.")]
     with Started(tmp_path, "engines", "serve", *place) as started:
         url = f"http://127.0.0.1:{port}"
         started.wait_for(f"{url} serves")

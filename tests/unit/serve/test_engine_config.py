@@ -52,23 +52,37 @@ def url(engine: ThreadingHTTPServer) -> str:
 
 def test_equal_configs_leave_the_weights(engine: ThreadingHTTPServer) -> None:
     assert config_of_engine(url(engine), None) == DENSE
-    assert "so the engine does not have the trainer's weights" in why_they_differ(url(engine), None, OURS)
+    assert "so the engine does not have the trainer's weights" in why_they_differ(url(engine), None, OURS, "float32")
 
 
 def test_another_config_is_named_and_the_weights_are_not_blamed(engine: ThreadingHTTPServer, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**DENSE, "rope_theta": 1e6}))
     said = "the engine computes with another config than the trainer: rope_theta is 1000000.0 there and 10000.0 here"
-    assert why_they_differ(url(engine), None, OURS) == said
+    assert why_they_differ(url(engine), None, OURS, "float32") == said
     (tmp_path / "config.json").write_text(json.dumps(DENSE))
     engine.answers["/server_info"] = {"json_model_override_args": '{"rms_norm_eps": 1e-5}'}  # type: ignore[attr-defined]
-    assert why_they_differ(url(engine), None, OURS).endswith("rms_norm_eps is 1e-05 there and 1e-06 here")
+    assert why_they_differ(url(engine), None, OURS, "float32").endswith("rms_norm_eps is 1e-05 there and 1e-06 here")
+
+
+@pytest.mark.parametrize("says", ["bfloat16", "torch.bfloat16"])
+def test_another_type_of_weights_is_named_before_all_else(engine: ThreadingHTTPServer, says: str) -> None:
+    engine.answers["/server_info"] = {"dtype": says}  # type: ignore[attr-defined]
+    said = why_they_differ(url(engine), None, OURS, "float32")
+    assert said.startswith("the engine computes in bfloat16 and the trainer in float32; start the engine with dtype=f")
+    assert "weights" in why_they_differ(url(engine), None, OURS, "bfloat16")
+
+
+@pytest.mark.parametrize("says", [{"dtype": "auto"}, {"dtype": 7}, {}])
+def test_a_type_that_an_engine_does_not_tell_is_not_blamed(engine: ThreadingHTTPServer, says: Any) -> None:
+    engine.answers["/server_info"] = says  # type: ignore[attr-defined]
+    assert "so the engine does not have the trainer's weights" in why_they_differ(url(engine), None, OURS, "float32")
 
 
 def test_what_cannot_be_seen_is_not_decided(engine: ThreadingHTTPServer) -> None:
     engine.answers["/model_info"] = {"model_path": "/elsewhere"}  # type: ignore[attr-defined]
-    said = why_they_differ(url(engine), None, OURS)
+    said = why_they_differ(url(engine), None, OURS, "float32")
     assert said.startswith(
         "either the engine's config or its weights are not the trainer's: its folder /elsewhere cannot"
     )
     del engine.answers["/model_info"]  # type: ignore[attr-defined]
-    assert "does not say of which model it is" in why_they_differ(url(engine), None, OURS)
+    assert "does not say of which model it is" in why_they_differ(url(engine), None, OURS, "float32")

@@ -21,6 +21,24 @@ def test_the_words_become_the_engine_that_is_asked_for() -> None:
     assert read(["model=/m"])[0].spec({}).device is Device.cpu
 
 
+@pytest.mark.parametrize(
+    ("config", "given", "dtype"),
+    [
+        ('{"dtype": "float32"}', [], "float32"),
+        ('{"torch_dtype": "float16"}', [], "float16"),
+        ('{"dtype": null, "text_config": {"dtype": "float32"}}', [], "float32"),
+        ("{}", [], "bfloat16"),
+        ('{"dtype": "float8_e4m3fn"}', [], "bfloat16"),
+        ('{"dtype": "float32"}', ["dtype=bfloat16"], "bfloat16"),
+    ],
+)
+def test_weights_have_the_type_that_their_folder_says(
+    config: str, given: list[str], dtype: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(config)
+    assert read([f"model={tmp_path}", *given])[0].spec({}).dtype == dtype
+
+
 def test_it_is_a_verb_of_the_command_for_engines(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["engines", "serve", "--help"]) == 0
     assert capsys.readouterr().out.startswith("usage: python -m rlscale engines serve model=FOLDER")
@@ -35,6 +53,7 @@ def test_it_is_a_verb_of_the_command_for_engines(capsys: pytest.CaptureFixture[s
         (["model=/m", "port=31000,31001"], "engines serve: port=31000,31001 must be one number"),
         (["model=/m", "port=99999"], "engines serve: port=99999 must be between 1 and 65535"),
         (["model=/m", "port=0"], "engines serve: port=0 must be between 1 and 65535"),
+        (["model=/m", "dtype=fp32"], "engines serve: dtype=fp32 must be one of float32, bfloat16, float16"),
         (["model=/m", "gpus=all"], "engines serve: gpus=all must be numbers of GPUs, as 0,1"),
         (["model=/m", "host=0.0.0.0"], "anybody could ask and change an engine on host=0.0.0.0; name a key_file"),
         (["model=/m", "key_file=/dev/null"], "key_file=/dev/null holds no key"),
