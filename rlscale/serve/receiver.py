@@ -49,6 +49,7 @@ class EngineReceiver:
         self.url = url.rstrip("/")
         self._api_key = api_key
         self._timeout = timeout
+        self._short_s = min(timeout, 60.0)
         self._keep = keep
         self._within = False  # an update is between its first bucket and its last
         self._flushes: bool | None = None  # whether it empties its cache while paused; unknown before it was asked
@@ -129,7 +130,7 @@ class EngineReceiver:
     def takes_deltas(self) -> bool:
         """Whether the engine knows that call: one that rlscale has started does."""
         try:
-            call(self.url, DELTAS, self._api_key, timeout=min(self._timeout, 60.0))
+            call(self.url, DELTAS, self._api_key, timeout=self._short_s)
         except CallError as error:
             if "status 405" in str(error):  # of a call that is made otherwise
                 return True
@@ -150,9 +151,7 @@ class EngineReceiver:
 
     def weight_version(self) -> str:
         """The version that the engine reports: the number of the last update, "default" before the first."""
-        info = self._check(
-            "/model_info", told(self.url, "/model_info", self._api_key, timeout=min(self._timeout, 60.0))
-        )
+        info = self._check("/model_info", told(self.url, "/model_info", self._api_key, timeout=self._short_s))
         if "weight_version" not in info:
             raise CallError(f"{self.url}/model_info: the answer names no weight_version, as that of an engine does")
         return str(info["weight_version"])
@@ -284,7 +283,7 @@ class EngineReceiver:
 
     def _wait_until_idle(self) -> None:
         """Returns once no request runs or waits in the engine. CallError if some still do after a minute."""
-        limit = min(self._timeout, 60.0)
+        limit = self._short_s
         give_up, pause_s = time.monotonic() + limit, 0.005
         while True:
             try:
@@ -302,13 +301,13 @@ class EngineReceiver:
             pause_s = min(2 * pause_s, 0.2)
 
     def _meta_info(self, body: Any, header: str) -> dict[str, Any]:
-        has, headers, timeout = ("meta_info", dict), {header: "1"}, min(self._timeout, 60.0)
+        has, headers, timeout = ("meta_info", dict), {header: "1"}, self._short_s
         answer = told(self.url, "/generate", self._api_key, body, has=has, headers=headers, timeout=timeout)
         meta_info: dict[str, Any] = answer["meta_info"]
         return meta_info
 
     def _server_info(self) -> dict[str, Any]:
-        info = call(self.url, "/server_info", self._api_key, timeout=min(self._timeout, 60.0))
+        info = call(self.url, "/server_info", self._api_key, timeout=self._short_s)
         return info if isinstance(info, dict) else {}
 
     def _update_fields(self, load_format: str | None, version: int, last: bool) -> dict[str, Any]:
@@ -336,7 +335,7 @@ class EngineReceiver:
             self._call("/end_weight_update", {})
 
     def _call(self, path: str, body: Any, short: bool = False) -> Any:
-        timeout = min(self._timeout, 60.0) if short else self._timeout
+        timeout = self._short_s if short else self._timeout
         return self._check(path, call(self.url, path, self._api_key, body, timeout=timeout))
 
     def _check(self, path: str, answer: Any) -> Any:
