@@ -16,6 +16,8 @@ from rlscale.families.rotary import complete_scaling
 from rlscale.families.sparse_attention import complete_indexers
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
+DTYPE_KEYS = ("dtype", "torch_dtype")
+"""Where a config has the type of the weights: `torch_dtype` until transformers 4, `dtype` since."""
 
 _FLOAT32_MOST, _FLOAT32_LEAST = 3.4e38, 1.2e-38
 
@@ -249,7 +251,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def dtype_of(folder: Path) -> str | None:
     """The type that the weights of a folder have by its config.json; None where that says nothing of it.
 
-    It is `torch_dtype` until transformers 4 and `dtype` since; of a model with several parts the text model's.
+    Of a model with several parts the text model's.
     """
     try:
         config = read_config(folder)
@@ -257,7 +259,7 @@ def dtype_of(folder: Path) -> str | None:
         return None
     of_text = config.get("text_config")
     for part in (config, of_text if isinstance(of_text, dict) else {}):
-        for name in ("dtype", "torch_dtype"):
+        for name in DTYPE_KEYS:
             if isinstance(found := part.get(name), str):
                 return found.removeprefix("torch.")
     return None

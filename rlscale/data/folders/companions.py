@@ -16,7 +16,7 @@ from rlscale.data.tokens.end_of_turn import find_end_of_turn, stops_of
 from rlscale.data.tokens.prompt_encoder import load_tokenizer
 from rlscale.data.tokens.template_limits import try_template
 from rlscale.families import known_name
-from rlscale.families.config_file import GENERATION, end_ids, read_generation
+from rlscale.families.config_file import DTYPE_KEYS, GENERATION, end_ids, read_generation
 from rlscale.families.weight_files import SUMS
 
 _WEIGHTS = (
@@ -137,9 +137,9 @@ def _write_template(folder: Path, text: str) -> None:
 
 
 def _with_dtype(config: dict[str, Any], dtype: str) -> dict[str, Any]:
-    """Under the names that the config has for it: "torch_dtype" until transformers 4, "dtype" since."""
+    """Under the names that the config has for it."""
     config.pop("quantization_config", None)
-    names = [name for name in ("dtype", "torch_dtype") if name in config] or ["dtype"]
+    names = [name for name in DTYPE_KEYS if name in config] or [DTYPE_KEYS[0]]
     return config | dict.fromkeys(names, dtype)
 
 
