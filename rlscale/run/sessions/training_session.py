@@ -198,8 +198,9 @@ class TrainingSession(Session):
         return False
 
     def _refuse_silence(self) -> None:
+        """Engines end before the ranks are asked: a rank may wait for one that is frozen."""
         super()._refuse_silence()
-        self._engines.end()  # a rank may wait for one of them
+        self._engines.end()
         if not self._trainer.awaits_others:
             self._trainer.part_made()
 
